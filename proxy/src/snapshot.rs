@@ -1,0 +1,306 @@
+//! The policy that one request is served under, whole and unchanging.
+//!
+//! The control stream compiles each update into a new [`Snapshot`] that shares everything unchanged with the
+//! one before, and publishes it with one pointer swap. A worker loads the pointer once per request: from then
+//! on nothing that arrives can change that request's route, timeouts or backends.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use outrigger_api::ServiceName;
+use outrigger_certs::SpiffeId;
+
+use crate::filter::Filter;
+use crate::retry::RetryPolicy;
+use crate::route::RouteTable;
+
+/// Everything a worker knows of the mesh at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Settings that hold for every service.
+    pub mesh: Arc<MeshSettings>,
+    /// The services that the workload calls, and those their routes lead to.
+    pub services: HashMap<ServiceName, Arc<Service>>,
+    /// What was asked for and does not exist.
+    pub missing: HashMap<ServiceName, ()>,
+    /// Addresses that redirected traffic is recognised by.
+    pub addresses: HashMap<IpAddr, ServiceName>,
+    /// What the control plane says of the workload's own ports, by service port.
+    pub inbound: Arc<HashMap<u16, Protocol>>,
+}
+
+/// Settings from `MeshConfig`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeshSettings {
+    /// The store's revision.
+    pub version: u64,
+    /// Plaintext callers are served (and counted) instead of refused.
+    pub permissive_mtls: bool,
+    /// Share of traces started here that are sampled, 0 to 1.
+    pub sampling_ratio: f64,
+    /// One JSON line a request.
+    pub access_log: bool,
+    /// Overrides the proxy's own collector.
+    pub otlp_endpoint: Option<String>,
+    /// Formats written beside those the request came with.
+    pub trace_formats: Vec<TraceFormat>,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            version: 0,
+            permissive_mtls: false,
+            sampling_ratio: 0.01,
+            access_log: true,
+            otlp_endpoint: None,
+            trace_formats: vec![TraceFormat::W3c],
+        }
+    }
+}
+
+/// How a trace context is written into headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TraceFormat {
+    /// `traceparent` and `tracestate`.
+    W3c,
+    /// The one header `b3`.
+    B3,
+    /// `x-b3-traceid` and its sisters.
+    B3Multi,
+}
+
+/// One service as its callers use it.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// The store's revision that the policy was compiled from.
+    pub version: u64,
+    /// By port number, few.
+    pub ports: Vec<Arc<ServicePort>>,
+    /// How its endpoints are called.
+    pub policy: Arc<BackendPolicy>,
+    /// Who answers for it now.
+    pub endpoints: Arc<Endpoints>,
+    /// When it was last called, in seconds since the proxy started; shared by all versions of the service.
+    pub last_used: Arc<AtomicU64>,
+}
+
+impl Service {
+    /// The port with this number.
+    pub fn port(&self, port: u16) -> Option<&Arc<ServicePort>> {
+        self.ports.iter().find(|p| p.port == port)
+    }
+
+    /// Notes that a worker used the service, `second`s after the proxy started.
+    pub fn touch(&self, second: u64) {
+        if self.last_used.load(Ordering::Relaxed) != second {
+            self.last_used.store(second, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One port of a service, with the routes attached to it.
+#[derive(Debug)]
+pub struct ServicePort {
+    /// Its number.
+    pub port: u16,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// The routes. `None`: plain forwarding to the service's own endpoints.
+    pub routes: Option<RouteTable>,
+}
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Protocol {
+    /// Found out from the first bytes.
+    #[default]
+    Detect,
+    /// HTTP/1.1, upgrades included.
+    Http1,
+    /// HTTP/2 with prior knowledge, gRPC included.
+    Http2,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// What a rule does with the requests that it matches.
+#[derive(Debug)]
+pub struct Rule {
+    /// `namespace/name` of the route, for labels.
+    pub route: Arc<str>,
+    /// The rule's own name or index, for error texts.
+    pub name: Arc<str>,
+    /// Applied in this order.
+    pub filters: Vec<Filter>,
+    /// For all attempts together.
+    pub request_timeout: Option<Duration>,
+    /// For each attempt.
+    pub attempt_timeout: Option<Duration>,
+    /// `None`: the service's own.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// Where requests go, by weight.
+    pub backends: Vec<Backend>,
+}
+
+/// One target of a rule.
+#[derive(Debug)]
+pub struct Backend {
+    /// 0 to 1,000,000; the share is weight / sum.
+    pub weight: u32,
+    /// Where to.
+    pub target: Target,
+    /// Applied to requests that take this backend.
+    pub filters: Vec<Filter>,
+}
+
+/// Where a backend leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The endpoints of a service port.
+    Service {
+        /// Which service.
+        name: ServiceName,
+        /// Which of its ports.
+        port: u16,
+    },
+    /// Nowhere, for this reason; its share of the requests fails.
+    Invalid(Arc<str>),
+}
+
+/// How a service's endpoints are called.
+#[derive(Debug, Clone)]
+pub struct BackendPolicy {
+    /// Which endpoint gets a request.
+    pub balancer: BalancerKind,
+    /// For the TCP connection.
+    pub connect_timeout: Duration,
+    /// For the TLS handshake.
+    pub tls_timeout: Duration,
+    /// An unused connection closes after this long, less up to a tenth of it.
+    pub idle_timeout: Duration,
+    /// A connection takes no new requests after this long, less up to a tenth of it.
+    pub max_connection_age: Option<Duration>,
+    /// `None`: never open.
+    pub breaker: Option<BreakerPolicy>,
+    /// Per worker process: connections to all endpoints together.
+    pub max_connections: u32,
+    /// Requests that wait for a connection.
+    pub max_pending: u32,
+    /// Requests under way.
+    pub max_active: u32,
+    /// Retries allowed, percent of requests.
+    pub retry_budget_percent: u32,
+    /// Retries always allowed, a second.
+    pub retry_budget_per_second: u32,
+    /// Where no rule says otherwise.
+    pub request_timeout: Option<Duration>,
+    /// Where no rule says otherwise.
+    pub attempt_timeout: Option<Duration>,
+    /// Where no rule says otherwise. `None`: only what provably never reached the application.
+    pub retry: Option<Arc<RetryPolicy>>,
+}
+
+impl Default for BackendPolicy {
+    fn default() -> Self {
+        Self {
+            balancer: BalancerKind::PeakEwma,
+            connect_timeout: Duration::from_secs(1),
+            tls_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(60),
+            max_connection_age: Some(Duration::from_secs(3600)),
+            breaker: Some(BreakerPolicy::default()),
+            max_connections: 1024,
+            max_pending: 1024,
+            max_active: 4096,
+            retry_budget_percent: 20,
+            retry_budget_per_second: 10,
+            request_timeout: None,
+            attempt_timeout: None,
+            retry: None,
+        }
+    }
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BalancerKind {
+    /// Power of two choices on the peak of the moving average of latency.
+    PeakEwma,
+    /// Power of two choices on requests under way.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// When an endpoint is taken out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerPolicy {
+    /// So many failures in a row open it.
+    pub consecutive_failures: u32,
+    /// The first open time; it doubles with each reopening.
+    pub min_open: Duration,
+    /// The longest open time.
+    pub max_open: Duration,
+    /// At most this share of the endpoints is out, percent.
+    pub max_ejected_percent: u32,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 7,
+            min_open: Duration::from_secs(1),
+            max_open: Duration::from_secs(60),
+            max_ejected_percent: 50,
+        }
+    }
+}
+
+/// Who answers for a service.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// The control plane's count of changes to this set.
+    pub version: u64,
+    /// Sorted by id.
+    pub all: Vec<Arc<Endpoint>>,
+}
+
+/// One instance of a service: the proxy beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Stable for the life of the instance.
+    pub id: Arc<str>,
+    /// Where its proxy listens.
+    pub address: SocketAddr,
+    /// What its certificate must say.
+    pub identity: SpiffeId,
+    /// Empty where unknown.
+    pub zone: Arc<str>,
+    /// Its application passes its health check.
+    pub healthy: bool,
+    /// The service ports that it serves.
+    pub ports: Vec<u16>,
+}
+
+/// Where the newest snapshot is found. Cloned into every worker.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshots(Arc<ArcSwap<Snapshot>>);
+
+impl Snapshots {
+    /// The newest. One call per request.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Replaces it. Only the control stream's task calls this.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
+    }
+}
