@@ -4,6 +4,7 @@
 //! knows nothing of either plane: it has no policy, no I/O and no defaults. [`ServiceName`] lives here because
 //! a name that one side accepts and the other refuses would be a service that nobody can call.
 
+pub mod latency;
 mod name;
 
 pub use name::{NameError, ServiceName};
