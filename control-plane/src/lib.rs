@@ -7,4 +7,5 @@
 //! ```
 
 pub mod mesh;
+pub mod resources;
 pub mod status;

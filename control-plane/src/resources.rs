@@ -1,0 +1,173 @@
+//! The documents that users write: reading, defaults, validation, and the typed set that the mesh runs on.
+//!
+//! A document goes one way: text → tree ([`parse`]) → shape checked against the kind's JSON schema → typed
+//! resource → defaults → validation. Every problem found on the way is reported at once, each with the path of
+//! its field and its line. What comes out is a [`Resource`]; the store keeps resources and publishes them as one
+//! immutable [`Documents`].
+//!
+//! Without an API server this module does what the schemas and admission rules of the CRDs do in a cluster. To
+//! add a kind: a variant in [`Kind`] and [`Resource`], a row in the table of `kind.rs`, an `impl Document` beside
+//! the type, and a map in [`Documents`].
+
+mod documents;
+mod duration;
+mod http_route;
+mod kind;
+mod locate;
+mod mesh_config;
+mod metadata;
+mod parse;
+mod problem;
+mod schema;
+mod service;
+mod service_policy;
+mod tree;
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub use documents::Documents;
+pub use duration::{Period, PeriodError};
+/// The Gateway API's types for HTTPRoute, as generated from its CRD.
+pub use gateway_api::experimental::httproutes;
+pub use gateway_api::experimental::httproutes::HttpRoute;
+pub use k8s_openapi::api::core::v1::Service;
+pub use kind::{Kind, Scope, UnknownKind};
+pub use mesh_config::{
+    AccessLog, MESH_CONFIG_NAME, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, TraceFormat, Tracing,
+};
+pub use parse::{Format, Parsed, ParsedDocument, Rejected, parse};
+pub use problem::{DocumentProblem, Problem};
+pub use service_policy::{
+    CircuitBreaker, Connection, Limits, LoadBalancer, LoadBalancerType, RequestDefaults, Retry, RetryBudget,
+    ServicePolicy, ServicePolicySpec, TargetRef, Timeouts,
+};
+
+pub(crate) use problem::{FieldPath, Problems};
+
+/// The namespace of a document that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// A document of one of the known kinds: shape checked, defaults filled in, valid.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    /// core/v1 Service.
+    Service(Arc<Service>),
+    /// gateway.networking.k8s.io/v1 HTTPRoute.
+    HttpRoute(Arc<HttpRoute>),
+    /// outrigger.dev/v1alpha1 ServicePolicy.
+    ServicePolicy(Arc<ServicePolicy>),
+    /// outrigger.dev/v1alpha1 MeshConfig.
+    MeshConfig(Arc<MeshConfig>),
+}
+
+/// What every kind of document can do; the table of kinds is built over it.
+pub(crate) trait Document: Serialize + DeserializeOwned + Clone + 'static {
+    /// The kind that this type is.
+    const KIND: Kind;
+
+    /// The document's metadata.
+    fn metadata(&self) -> &ObjectMeta;
+
+    /// The document's metadata, to change.
+    fn metadata_mut(&mut self) -> &mut ObjectMeta;
+
+    /// Fills in what the schema of the kind defaults, as an API server would.
+    fn fill_defaults(&mut self);
+
+    /// Reports what the JSON schema cannot say. Defaults are filled in before.
+    fn check(&self, problems: &mut Problems);
+
+    /// The document as one of the known kinds.
+    fn wrap(self) -> Resource;
+}
+
+/// What names one document: its kind, its namespace (empty for a kind without) and its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceKey {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace, empty where the kind has none.
+    pub namespace: String,
+    /// The name within kind and namespace.
+    pub name: String,
+}
+
+impl fmt::Display for ResourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+impl Resource {
+    /// The kind of the document.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::ServicePolicy(_) => Kind::ServicePolicy,
+            Self::MeshConfig(_) => Kind::MeshConfig,
+        }
+    }
+
+    /// The document's metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Service(document) => &document.metadata,
+            Self::HttpRoute(document) => &document.metadata,
+            Self::ServicePolicy(document) => &document.metadata,
+            Self::MeshConfig(document) => &document.metadata,
+        }
+    }
+
+    /// The same document with other metadata.
+    pub(crate) fn with_metadata(&self, metadata: ObjectMeta) -> Self {
+        fn replaced<D: Document>(document: &D, metadata: ObjectMeta) -> Resource {
+            let mut document = document.clone();
+            *document.metadata_mut() = metadata;
+            document.wrap()
+        }
+        match self {
+            Self::Service(document) => replaced(document.as_ref(), metadata),
+            Self::HttpRoute(document) => replaced(document.as_ref(), metadata),
+            Self::ServicePolicy(document) => replaced(document.as_ref(), metadata),
+            Self::MeshConfig(document) => replaced(document.as_ref(), metadata),
+        }
+    }
+
+    /// What names the document.
+    pub fn key(&self) -> ResourceKey {
+        let metadata = self.metadata();
+        ResourceKey {
+            kind: self.kind(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The document as JSON, in the form that `apply` takes.
+    pub fn to_value(&self) -> Value {
+        let value = match self {
+            Self::Service(document) => serde_json::to_value(document.as_ref()),
+            Self::HttpRoute(document) => serde_json::to_value(document.as_ref()),
+            Self::ServicePolicy(document) => serde_json::to_value(document.as_ref()),
+            Self::MeshConfig(document) => serde_json::to_value(document.as_ref()),
+        };
+        let mut value = value.expect("a typed document has text keys only, and so is JSON");
+        if let Some(object) = value.as_object_mut() {
+            let kind = self.kind();
+            object.insert("apiVersion".to_owned(), kind.api_version().into());
+            object.insert("kind".to_owned(), kind.name().into());
+            object.remove("status"); // nobody here writes one; Kubernetes keeps it apart as well
+        }
+        value
+    }
+}

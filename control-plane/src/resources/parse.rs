@@ -1,0 +1,272 @@
+//! A request's text to documents: several YAML documents, one JSON object, a JSON array, a `List`.
+//!
+//! All or nothing: one document that is wrong refuses the whole text, with the problems of all of them.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::kind::Scope;
+use super::problem::{DocumentProblem, FieldPath, Problem, Problems, Step};
+use super::{DEFAULT_NAMESPACE, Kind, Resource, locate, schema, tree};
+
+/// How many problems of one text are listed.
+const MOST_PROBLEMS: usize = 500;
+
+/// How a text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// YAML 1.2, in one document or several. JSON is read too, being YAML.
+    Yaml,
+    /// JSON: one document, or an array of documents.
+    Json,
+}
+
+/// The documents of one text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// In the order of the text.
+    pub documents: Vec<ParsedDocument>,
+}
+
+/// One document: read, defaults filled in, valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParsedDocument {
+    /// The document.
+    pub resource: Resource,
+    /// What is accepted, and most likely not what was meant.
+    pub warnings: Vec<DocumentProblem>,
+}
+
+/// A text that is not taken, with everything that is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Never empty, in the order of the text.
+    pub problems: Vec<DocumentProblem>,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, problem) in self.problems.iter().enumerate() {
+            if position > 0 {
+                f.write_str("\n")?;
+            }
+            fmt::Display::fmt(problem, f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// Reads every document of a text.
+///
+/// # Errors
+/// Every problem of every document, with the number of the document, the line and the field.
+pub fn parse(text: &str, format: Format) -> Result<Parsed, Rejected> {
+    let mut reader = Reader::default();
+    match format {
+        Format::Json => reader.read_text(text, 0, Format::Json),
+        Format::Yaml => {
+            for (first_line, chunk) in yaml_documents(text) {
+                reader.read_text(chunk, first_line, Format::Yaml);
+            }
+        }
+    }
+    if reader.count == 0 && reader.problems.is_empty() {
+        reader.problems.push(whole_text("holds no document"));
+    }
+    match reader.problems.is_empty() {
+        true => Ok(Parsed { documents: reader.documents }),
+        false => Err(Rejected { problems: reader.problems }),
+    }
+}
+
+fn whole_text(message: &str) -> DocumentProblem {
+    DocumentProblem {
+        document: None,
+        line: None,
+        resource: None,
+        field: String::new(),
+        message: message.to_owned(),
+    }
+}
+
+/// The documents of a YAML stream that hold more than comments, each with the lines before it. A line that starts
+/// with `---` always starts a document (YAML 1.2.2 section 9.1.4), in whatever it stands.
+fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
+    let mut starts = vec![(0, 0)];
+    let mut offset = 0;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if marker && offset > 0 {
+            starts.push((number, offset));
+        }
+        offset += line.len();
+    }
+    let ends = starts.iter().skip(1).map(|(_, offset)| *offset).chain([text.len()]);
+    let chunks = starts.iter().zip(ends).map(|((number, start), end)| (*number, &text[*start..end]));
+    chunks.filter(|(_, chunk)| chunk.lines().any(is_content)).collect()
+}
+
+fn is_content(line: &str) -> bool {
+    let line = line.strip_prefix("---").unwrap_or(line).trim_start_matches('\u{feff}').trim_start();
+    !line.is_empty() && !line.starts_with('#') && line.trim_end() != "..."
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Reader {
+    documents: Vec<ParsedDocument>,
+    problems: Vec<DocumentProblem>,
+    /// Documents met, read or not.
+    count: usize,
+}
+
+/// Where the document being read comes from.
+struct Origin<'a> {
+    text: &'a str,
+    format: Format,
+    lines_before: usize,
+    /// Where in the text's tree the document is.
+    inside: FieldPath,
+    /// Counted from 1.
+    number: usize,
+}
+
+impl Reader {
+    fn read_text(&mut self, text: &str, lines_before: usize, format: Format) {
+        match tree::read(text, format) {
+            Ok(value) => {
+                let number = self.count + 1;
+                let origin = Origin { text, format, lines_before, inside: FieldPath::root(), number };
+                self.read_tree(value, origin);
+            }
+            Err(error) => {
+                self.count += 1;
+                self.report(DocumentProblem {
+                    document: Some(self.count),
+                    line: error.line.map(|line| lines_before + line),
+                    ..whole_text(&error.message)
+                });
+            }
+        }
+    }
+
+    /// Takes lists apart.
+    fn read_tree(&mut self, value: Value, origin: Origin<'_>) {
+        let (items, inside) = match value {
+            Value::Array(items) => (items, FieldPath::root()),
+            Value::Object(mut object) if is_list(&object) => match object.remove("items") {
+                Some(Value::Array(items)) => (items, FieldPath::root().field("items")),
+                _ => {
+                    self.count += 1;
+                    let path = FieldPath::root().field("items");
+                    let problem = Problem { path, message: "must be a list of documents".to_owned() };
+                    return self.report(origin.problem(None, &problem));
+                }
+            },
+            Value::Null => return, // an empty document of a stream
+            value => return self.read_document(value, &origin),
+        };
+        for (index, item) in items.into_iter().enumerate() {
+            let number = self.count + 1;
+            let origin = Origin { inside: inside.index(index), number, ..origin };
+            self.read_document(item, &origin);
+        }
+    }
+
+    fn read_document(&mut self, value: Value, origin: &Origin<'_>) {
+        self.count += 1;
+        let name = describe(&value);
+        let mut problems = Problems::default();
+        let resource = read_resource(value, &mut problems);
+        let (errors, warnings) = problems.finish();
+        for error in &errors {
+            self.report(origin.problem(name.clone(), error));
+        }
+        let Some(resource) = resource.filter(|_| errors.is_empty()) else { return };
+        if self.documents.iter().any(|earlier| earlier.resource.key() == resource.key()) {
+            let message = format!("{} is there a second time", resource.key());
+            return self.report(origin.problem(name, &Problem { path: FieldPath::root(), message }));
+        }
+        let warnings = warnings.iter().map(|warning| origin.problem(name.clone(), warning)).collect();
+        self.documents.push(ParsedDocument { resource, warnings });
+    }
+
+    fn report(&mut self, problem: DocumentProblem) {
+        if self.problems.len() < MOST_PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
+}
+
+impl Origin<'_> {
+    fn problem(&self, resource: Option<String>, problem: &Problem) -> DocumentProblem {
+        let line = locate::line_of(self.text, self.format, &self.inside.join(&problem.path));
+        DocumentProblem {
+            document: Some(self.number),
+            line: line.map(|line| self.lines_before + line),
+            resource,
+            field: problem.field(),
+            message: problem.message.clone(),
+        }
+    }
+}
+
+/// `List`, or the list of one kind, as `get` prints it.
+fn is_list(object: &serde_json::Map<String, Value>) -> bool {
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+    kind == "List" || Kind::ALL.iter().any(|known| kind.strip_suffix("List") == Some(known.name()))
+}
+
+/// What can be said of a document before it is read: `HTTPRoute shop/web`.
+fn describe(value: &Value) -> Option<String> {
+    let kind = value["kind"].as_str()?;
+    let name = value["metadata"]["name"].as_str()?;
+    Some(match value["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    })
+}
+
+fn read_resource(mut value: Value, problems: &mut Problems) -> Option<Resource> {
+    let kind = kind_of(&value, problems)?;
+    if kind.scope() == Scope::Namespaced
+        && let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut)
+        && metadata.get("namespace").is_none_or(|namespace| namespace.is_null() || namespace == "")
+    {
+        metadata.insert("namespace".to_owned(), DEFAULT_NAMESPACE.into());
+    }
+    schema::check(kind, &mut value, problems);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("apiVersion".to_owned(), kind.api_version().into());
+        object.remove("status");
+    }
+    let mut deeper = Problems::default();
+    let resource = (kind.entry().read)(value, &mut deeper);
+    // A tree of the wrong shape fails to be read for reasons that were told already, field by field.
+    if resource.is_some() || problems.is_clean() {
+        problems.append(deeper);
+    }
+    resource
+}
+
+fn kind_of(value: &Value, problems: &mut Problems) -> Option<Kind> {
+    let Some(object) = value.as_object() else {
+        problems.error(&FieldPath::root(), "must be an object with apiVersion, kind, metadata and spec");
+        return None;
+    };
+    let path = FieldPath::root().then(Step::Field("kind".to_owned()));
+    match object.get("kind") {
+        None => problems.error(&path, "is required"),
+        Some(Value::String(name)) => match Kind::ALL.into_iter().find(|kind| kind.name() == name) {
+            Some(kind) => return Some(kind),
+            None => problems.error(&path, super::UnknownKind(name.clone()).to_string()),
+        },
+        Some(_) => problems.error(&path, "must be text"),
+    }
+    None
+}

@@ -1,0 +1,182 @@
+//! core/v1 `Service`: defaults and validation of the part of it that a mesh without Kubernetes uses.
+//!
+//! Names, ports, protocols and addresses count. Endpoints come from the proxies that register, so a selector is
+//! kept and selects nothing; a service of `type: ExternalName` is no part of the mesh and is refused.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::metadata::{is_label, is_label_key};
+use super::{Document, FieldPath, Kind, Problems, Resource};
+
+/// A service has at most so many ports.
+const MOST_PORTS: usize = 256;
+
+impl Document for Service {
+    const KIND: Kind = Kind::Service;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    fn fill_defaults(&mut self) {
+        self.status = None;
+        let spec = self.spec.get_or_insert_default();
+        spec.type_.get_or_insert_with(|| "ClusterIP".to_owned());
+        spec.session_affinity.get_or_insert_with(|| "None".to_owned());
+        for port in spec.ports.iter_mut().flatten() {
+            port.protocol.get_or_insert_with(|| "TCP".to_owned());
+            port.target_port.get_or_insert(IntOrString::Int(port.port));
+        }
+    }
+
+    fn check(&self, problems: &mut Problems) {
+        let path = FieldPath::root().field("spec");
+        let Some(spec) = &self.spec else { return };
+        check_type(spec, &path, problems);
+        check_addresses(spec, &path, problems);
+        let ports = spec.ports.as_deref().unwrap_or_default();
+        let headless = spec.cluster_ip.as_deref() == Some("None");
+        if ports.is_empty() && !headless {
+            problems.error(&path.field("ports"), "must list at least one port");
+        }
+        if ports.len() > MOST_PORTS {
+            problems.error(&path.field("ports"), format!("must not list more than {MOST_PORTS} ports"));
+        }
+        for (index, port) in ports.iter().enumerate().take(MOST_PORTS) {
+            check_port(port, &ports[..index], ports.len() > 1, &path.field("ports").index(index), problems);
+        }
+    }
+
+    fn wrap(self) -> Resource {
+        Resource::Service(self.into())
+    }
+}
+
+fn check_type(spec: &ServiceSpec, path: &FieldPath, problems: &mut Problems) {
+    match spec.type_.as_deref().unwrap_or_default() {
+        "ClusterIP" | "NodePort" | "LoadBalancer" => {}
+        "ExternalName" => problems.error(
+            &path.field("type"),
+            "ExternalName is not supported: a service outside is no part of the mesh; call it by its own name",
+        ),
+        other => problems.error(
+            &path.field("type"),
+            format!("{other:?} is not supported; expected ClusterIP, NodePort or LoadBalancer"),
+        ),
+    }
+    match spec.session_affinity.as_deref().unwrap_or_default() {
+        "None" => {}
+        "ClientIP" => problems.warning(
+            &path.field("sessionAffinity"),
+            "ClientIP has no effect in the mesh, which balances request by request",
+        ),
+        other => problems.error(
+            &path.field("sessionAffinity"),
+            format!("{other:?} is not supported; expected None or ClientIP"),
+        ),
+    }
+}
+
+fn check_addresses(spec: &ServiceSpec, path: &FieldPath, problems: &mut Problems) {
+    let mut check = |path: &FieldPath, text: &str| {
+        if !matches!(text, "" | "None") && text.parse::<IpAddr>().is_err() {
+            problems.error(path, format!("{text:?} is not an IP address or None"));
+        }
+    };
+    let one = spec.cluster_ip.as_deref();
+    if let Some(address) = one {
+        check(&path.field("clusterIP"), address);
+    }
+    let all = spec.cluster_ips.as_deref().unwrap_or_default();
+    for (index, address) in all.iter().enumerate() {
+        check(&path.field("clusterIPs").index(index), address);
+    }
+    for (index, address) in spec.external_ips.iter().flatten().enumerate() {
+        let path = path.field("externalIPs").index(index);
+        if address.parse::<IpAddr>().is_err() {
+            problems.error(&path, format!("{address:?} is not an IP address"));
+        }
+    }
+    if let (Some(one), Some(first)) = (one, all.first())
+        && one != first
+    {
+        problems.error(&path.field("clusterIPs").index(0), format!("must be the clusterIP, {one:?}"));
+    }
+}
+
+fn check_port(
+    port: &ServicePort,
+    earlier: &[ServicePort],
+    named: bool,
+    path: &FieldPath,
+    problems: &mut Problems,
+) {
+    problems.check_port_number(&path.field("port"), port.port);
+    match &port.target_port {
+        Some(IntOrString::Int(number)) => problems.check_port_number(&path.field("targetPort"), *number),
+        Some(IntOrString::String(name)) if !is_port_name(name) => problems.error(
+            &path.field("targetPort"),
+            format!("{name:?} is no port name: up to 15 of a-z, 0-9 and '-', at least one letter"),
+        ),
+        _ => {}
+    }
+    match port.protocol.as_deref().unwrap_or_default() {
+        "TCP" => {}
+        "UDP" | "SCTP" => {
+            problems.warning(&path.field("protocol"), "only TCP goes through the mesh; the port is left out")
+        }
+        other => {
+            problems.error(
+                &path.field("protocol"),
+                format!("{other:?} is not supported; expected TCP, UDP or SCTP"),
+            );
+        }
+    }
+    match port.name.as_deref() {
+        None | Some("") if named => {
+            problems.error(&path.field("name"), "is required where a service has more than one port");
+        }
+        None | Some("") => {}
+        Some(name) if !is_label(name) => problems.check_label(&path.field("name"), name),
+        Some(name) if earlier.iter().any(|other| other.name.as_deref() == Some(name)) => {
+            problems.error(&path.field("name"), format!("{name:?} names an earlier port as well"));
+        }
+        Some(_) => {}
+    }
+    if earlier.iter().any(|other| other.port == port.port && other.protocol == port.protocol) {
+        problems.error(&path.field("port"), format!("{} is listed a second time", port.port));
+    }
+    if let Some(protocol) = &port.app_protocol
+        && !is_label_key(protocol)
+    {
+        problems.error(
+            &path.field("appProtocol"),
+            format!("{protocol:?} is no protocol name; examples are http, grpc, tcp and kubernetes.io/h2c"),
+        );
+    }
+}
+
+/// Whether `text` is a service name of IANA's form (RFC 6335 section 5.1).
+fn is_port_name(text: &str) -> bool {
+    is_label(text)
+        && text.len() <= 15
+        && text.bytes().any(|byte| byte.is_ascii_lowercase())
+        && !text.contains("--")
+}
+
+impl Problems {
+    /// Refuses what is no port number.
+    pub(crate) fn check_port_number(&mut self, path: &FieldPath, port: i32) {
+        if !(1..=65535).contains(&port) {
+            self.error(path, format!("{port} is not a port number, 1 to 65535"));
+        }
+    }
+}

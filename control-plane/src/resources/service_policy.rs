@@ -1,0 +1,305 @@
+//! `ServicePolicy`: how others call a service, where the Gateway API has no field for it.
+//!
+//! Every field is optional and stays absent when it was not written; the defaults are filled in when the policy
+//! is compiled, so that a better default reaches everybody who did not choose otherwise.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::duration::Period;
+use super::problem::{FieldPath, Problems};
+use super::{Document, Kind, Resource};
+
+/// How others call the services that it names (`outrigger.dev/v1alpha1`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServicePolicy {
+    /// Name, namespace and what the store keeps about the document.
+    pub metadata: ObjectMeta,
+    /// The policy.
+    pub spec: ServicePolicySpec,
+}
+
+/// How others call the services named in `targetRefs`, which are in the policy's own namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicePolicySpec {
+    /// The services that the policy is for. Where several policies name one service, the oldest holds.
+    #[schemars(length(min = 1, max = 16))]
+    pub target_refs: Vec<TargetRef>,
+    /// How an endpoint is chosen. Default: `PeakEwma`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
+    /// When an endpoint is left alone for a while. On by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Timeouts and age of connections to the service's endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
+    /// How much one proxy may have under way to the service at once; over it the answer is 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// How many retries one proxy may add to the requests for the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+    /// Timeouts and retries where no route says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<RequestDefaults>,
+}
+
+/// A service in the policy's own namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetRef {
+    /// The API group of the target: the empty one, of core/v1.
+    #[serde(default)]
+    pub group: String,
+    /// The kind of the target: `Service`.
+    #[serde(default = "service_kind")]
+    pub kind: String,
+    /// The name of the service.
+    pub name: String,
+}
+
+fn service_kind() -> String {
+    "Service".to_owned()
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancer {
+    /// The way of choosing.
+    #[serde(rename = "type")]
+    pub kind: LoadBalancerType,
+}
+
+/// A way of choosing an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LoadBalancerType {
+    /// The better of two, by latency (peak-sensitive moving average) times requests under way.
+    PeakEwma,
+    /// The better of two, by requests under way.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// When an endpoint that fails is left alone, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CircuitBreaker {
+    /// Failures in a row that open the breaker of an endpoint. Default: 7.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub consecutive_failures: Option<u32>,
+    /// How long the first opening lasts before one probe is sent. Default: 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_open: Option<Period>,
+    /// How long an opening lasts at most, however often the probe failed. Default: 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_open: Option<Period>,
+    /// The share of the service's endpoints that may be left alone at once, percent. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_ejected_percent: Option<u32>,
+    /// Switches the breaker off. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+}
+
+/// Timeouts and age of connections between proxies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Connection {
+    /// How long a TCP connection may take to be made. Default: 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<Period>,
+    /// How long the TLS handshake may take. Default: 5s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_handshake_timeout: Option<Period>,
+    /// How long an unused connection, or a silent stream, is kept. Default: 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Period>,
+    /// How long a connection takes new requests. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Period>,
+}
+
+/// How much one proxy worker may have under way to a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Open connections. Default: 1024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: Option<u32>,
+    /// Requests that wait for a connection. Default: 1024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub max_pending_requests: Option<u32>,
+    /// Requests under way. Default: 4096.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_active_requests: Option<u32>,
+}
+
+/// How many retries may be added to the requests for a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetryBudget {
+    /// Retries in percent of the requests of the last ten seconds. Default: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: Option<u32>,
+    /// Retries that are allowed in every second, however few the requests. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub min_per_second: Option<u32>,
+}
+
+/// Timeouts and retries where no route says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestDefaults {
+    /// How long requests may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// What is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+/// How long a request may take; `0s` means as long as it likes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Timeouts {
+    /// From the first byte of the request to the last of the answer, all attempts included. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Period>,
+    /// One attempt. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_request: Option<Period>,
+}
+
+/// What is tried again, and how often.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retry {
+    /// Tries after the first. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts: Option<u32>,
+    /// The first wait; it doubles from there, with jitter. Default: 25ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Period>,
+    /// HTTP status codes that are tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(range(min = 400, max = 599)))]
+    pub codes: Vec<u16>,
+    /// gRPC status codes that are tried again, as numbers (14 is UNAVAILABLE).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 1, max = 16)))]
+    pub grpc_codes: Vec<u8>,
+    /// Tries methods again that are not idempotent, too. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub non_idempotent: Option<bool>,
+}
+
+impl Document for ServicePolicy {
+    const KIND: Kind = Kind::ServicePolicy;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    fn fill_defaults(&mut self) {}
+
+    fn check(&self, problems: &mut Problems) {
+        let spec = FieldPath::root().field("spec");
+        self.check_targets(&spec.field("targetRefs"), problems);
+        if let Some(breaker) = &self.spec.circuit_breaker {
+            breaker.check(&spec.field("circuitBreaker"), problems);
+        }
+        if let Some(connection) = &self.spec.connection {
+            connection.check(&spec.field("connection"), problems);
+        }
+        if let Some(defaults) = &self.spec.defaults {
+            defaults.check(&spec.field("defaults"), problems);
+        }
+    }
+
+    fn wrap(self) -> Resource {
+        Resource::ServicePolicy(self.into())
+    }
+}
+
+impl ServicePolicy {
+    fn check_targets(&self, path: &FieldPath, problems: &mut Problems) {
+        let targets = &self.spec.target_refs;
+        for (index, target) in targets.iter().enumerate() {
+            let path = path.index(index);
+            if !target.group.is_empty() {
+                problems.error(&path.field("group"), "must be \"\", the group of Service");
+            }
+            if target.kind != "Service" {
+                problems.error(&path.field("kind"), "must be Service");
+            }
+            problems.check_label(&path.field("name"), &target.name);
+            if targets[..index].iter().any(|earlier| earlier.name == target.name) {
+                problems.error(&path.field("name"), format!("names {:?} a second time", target.name));
+            }
+        }
+    }
+}
+
+impl CircuitBreaker {
+    fn check(&self, path: &FieldPath, problems: &mut Problems) {
+        for (name, period) in [("minOpen", self.min_open), ("maxOpen", self.max_open)] {
+            refuse_zero(&path.field(name), period, problems);
+        }
+        if let (Some(min), Some(max)) = (self.min_open, self.max_open)
+            && min > max
+        {
+            problems.error(&path.field("minOpen"), format!("must not be longer than maxOpen, {max}"));
+        }
+    }
+}
+
+impl Connection {
+    fn check(&self, path: &FieldPath, problems: &mut Problems) {
+        for (name, period) in [
+            ("connectTimeout", self.connect_timeout),
+            ("tlsHandshakeTimeout", self.tls_handshake_timeout),
+            ("idleTimeout", self.idle_timeout),
+            ("maxAge", self.max_age),
+        ] {
+            refuse_zero(&path.field(name), period, problems);
+        }
+    }
+}
+
+impl RequestDefaults {
+    pub(crate) fn check(&self, path: &FieldPath, problems: &mut Problems) {
+        if let Some(Timeouts { request: Some(request), backend_request: Some(attempt) }) = self.timeouts
+            && !request.is_zero()
+            && attempt > request
+        {
+            let path = path.field("timeouts").field("backendRequest");
+            problems.error(&path, format!("must not be longer than request, {request}"));
+        }
+        if let Some(retry) = &self.retry {
+            refuse_zero(&path.field("retry").field("backoff"), retry.backoff, problems);
+        }
+    }
+}
+
+fn refuse_zero(path: &FieldPath, period: Option<Period>, problems: &mut Problems) {
+    if period.is_some_and(Period::is_zero) {
+        problems.error(path, "must be longer than 0s; leave it out for the default");
+    }
+}
