@@ -1,0 +1,282 @@
+//! Which rule a request falls under, and which of its backends it takes.
+//!
+//! The control plane sends the matches of a port's routes in order of precedence (Gateway API HTTPRoute), so that
+//! finding a rule is: the first match that holds. Nothing here allocates, except that a request which repeats a
+//! field has its values joined when a regular expression looks at them.
+
+use std::borrow::Cow;
+
+use http::header::{COOKIE, HOST, HeaderName, HeaderValue};
+use http::{Method, request};
+use rand::{Rng, RngExt};
+use regex::{Regex, RegexBuilder};
+
+use crate::snapshot::{Backend, Rule};
+
+/// The routes of one service port.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    matches: Vec<RouteMatch>,
+    rules: Vec<Rule>,
+}
+
+/// One condition that leads to a rule; all of its parts must hold.
+#[derive(Debug, Clone)]
+pub struct RouteMatch {
+    /// Index into the rules.
+    pub rule: usize,
+    /// The path.
+    pub path: PathMatch,
+    /// Fields, each of which must match.
+    pub headers: Vec<HeaderMatch>,
+    /// Query parameters, each of which must match.
+    pub query: Vec<QueryMatch>,
+    /// `None`: any.
+    pub method: Option<Method>,
+}
+
+/// A condition on the path, as it was sent, case-sensitive and without the query.
+#[derive(Debug, Clone)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(Box<str>),
+    /// Its first elements.
+    Prefix(Prefix),
+    /// The whole path matches an expression.
+    Regex(Pattern),
+}
+
+/// A path prefix by element: `/abc` covers `/abc`, `/abc/` and `/abc/d`, and not `/abcd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix(Box<str>);
+
+/// A condition on one field.
+#[derive(Debug, Clone)]
+pub struct HeaderMatch {
+    /// Compared without case. `host` stands for the authority, however the request carries it.
+    pub name: HeaderName,
+    /// Compared with the values of all fields of that name, joined (RFC 9110 §5.3).
+    pub value: ValueMatch,
+}
+
+/// A condition on one query parameter.
+#[derive(Debug, Clone)]
+pub struct QueryMatch {
+    /// Compared after percent-decoding, with case; the first parameter of that name counts.
+    pub name: Box<str>,
+    /// Compared after percent-decoding.
+    pub value: ValueMatch,
+}
+
+/// A condition on a value.
+#[derive(Debug, Clone)]
+pub enum ValueMatch {
+    /// The whole value.
+    Exact(Box<str>),
+    /// The whole value matches an expression.
+    Regex(Pattern),
+}
+
+/// A regular expression that must match the whole text (RE2 syntax; no backtracking, so that no input is slow).
+#[derive(Debug, Clone)]
+pub struct Pattern(Regex);
+
+/// Why an expression is refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("not a regular expression that can be used: {0}")]
+pub struct PatternError(#[from] regex::Error);
+
+impl Pattern {
+    /// A compiled expression may take this many bytes.
+    const SIZE_LIMIT: usize = 256 << 10;
+
+    /// Compiles an expression.
+    ///
+    /// # Errors
+    /// One that is malformed, or that takes too much memory when compiled.
+    pub fn new(expression: &str) -> Result<Self, PatternError> {
+        let compile = |text: &str| {
+            RegexBuilder::new(text).size_limit(Self::SIZE_LIMIT).dfa_size_limit(Self::SIZE_LIMIT).build()
+        };
+        // Alone first: `a)|(b` is wrong, but would slip out of the group below.
+        compile(expression)?;
+        Ok(Self(compile(&format!(r"\A(?:{expression})\z"))?))
+    }
+
+    fn matches(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+impl Prefix {
+    /// A prefix; one final slash is ignored.
+    pub fn new(path: &str) -> Self {
+        Self(path.strip_suffix('/').unwrap_or(path).into())
+    }
+
+    fn covers(&self, path: &str) -> bool {
+        // Everything falls under "/": also the empty path of CONNECT and the `*` of OPTIONS.
+        self.0.is_empty()
+            || path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl PathMatch {
+    fn holds(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => path == &**exact,
+            Self::Prefix(prefix) => prefix.covers(path),
+            Self::Regex(pattern) => pattern.matches(path),
+        }
+    }
+}
+
+impl HeaderMatch {
+    fn holds(&self, head: &request::Parts) -> bool {
+        // HTTP/2 and absolute-form requests carry the host in the URI, which then counts (RFC 9112 §3.2.2).
+        if self.name == HOST
+            && let Some(authority) = head.uri.authority()
+        {
+            return self.value.holds(authority.as_str());
+        }
+        let separator = if self.name == COOKIE { "; " } else { ", " };
+        let mut values = head.headers.get_all(&self.name).iter().map(HeaderValue::as_bytes);
+        let Some(first) = values.next() else { return false };
+        match &self.value {
+            ValueMatch::Exact(exact) => is_joined(exact.as_bytes(), first, values, separator.as_bytes()),
+            ValueMatch::Regex(pattern) => {
+                joined(first, values, separator.as_bytes()).is_some_and(|text| pattern.matches(&text))
+            }
+        }
+    }
+}
+
+/// Whether `text` is `first` and `rest` with `separator` between them.
+fn is_joined<'a>(text: &[u8], first: &[u8], rest: impl Iterator<Item = &'a [u8]>, separator: &[u8]) -> bool {
+    let Some(mut text) = text.strip_prefix(first) else { return false };
+    for value in rest {
+        match text.strip_prefix(separator).and_then(|text| text.strip_prefix(value)) {
+            Some(after) => text = after,
+            None => return false,
+        }
+    }
+    text.is_empty()
+}
+
+/// `first` and `rest` with `separator` between them, if that is text.
+fn joined<'a>(
+    first: &'a [u8],
+    rest: impl Iterator<Item = &'a [u8]>,
+    separator: &[u8],
+) -> Option<Cow<'a, str>> {
+    let mut rest = rest.peekable();
+    if rest.peek().is_none() {
+        return std::str::from_utf8(first).ok().map(Cow::Borrowed);
+    }
+    let mut all = first.to_vec();
+    for value in rest {
+        all.extend_from_slice(separator);
+        all.extend_from_slice(value);
+    }
+    String::from_utf8(all).ok().map(Cow::Owned)
+}
+
+impl QueryMatch {
+    fn holds(&self, query: &str) -> bool {
+        let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let Some((_, value)) = pairs.find(|(name, _)| decoded(name).eq(self.name.bytes())) else {
+            return false;
+        };
+        match &self.value {
+            ValueMatch::Exact(exact) => decoded(value).eq(exact.bytes()),
+            ValueMatch::Regex(pattern) if value.contains(['%', '+']) => {
+                String::from_utf8(decoded(value).collect()).is_ok_and(|text| pattern.matches(&text))
+            }
+            ValueMatch::Regex(pattern) => pattern.matches(value),
+        }
+    }
+}
+
+/// The bytes of a query name or value: `+` is a space, `%XX` a byte, and anything else itself.
+fn decoded(text: &str) -> impl Iterator<Item = u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let mut rest = text.as_bytes();
+    std::iter::from_fn(move || {
+        let (&byte, after) = rest.split_first()?;
+        rest = after;
+        Some(match (byte, after) {
+            (b'+', _) => b' ',
+            (b'%', [high, low, after @ ..]) => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => {
+                    rest = after;
+                    high << 4 | low
+                }
+                _ => byte,
+            },
+            _ => byte,
+        })
+    })
+}
+
+impl ValueMatch {
+    fn holds(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(exact) => &**exact == text,
+            Self::Regex(pattern) => pattern.matches(text),
+        }
+    }
+}
+
+impl RouteMatch {
+    fn holds(&self, head: &request::Parts) -> bool {
+        self.method.as_ref().is_none_or(|method| *method == head.method)
+            && self.path.holds(head.uri.path())
+            && self.headers.iter().all(|header| header.holds(head))
+            && self.query.iter().all(|query| query.holds(head.uri.query().unwrap_or("")))
+    }
+}
+
+impl RouteTable {
+    /// Makes a table of matches, in order of precedence, and the rules that they lead to. A match whose rule is
+    /// not there never holds.
+    pub fn new(matches: Vec<RouteMatch>, rules: Vec<Rule>) -> Self {
+        Self { matches, rules }
+    }
+
+    /// The rule of the first match that holds. `None`: the request is to be refused.
+    pub fn find(&self, head: &request::Parts) -> Option<&Rule> {
+        self.matches
+            .iter()
+            .filter_map(|candidate| Some((candidate, self.rules.get(candidate.rule)?)))
+            .find(|(candidate, _)| candidate.holds(head))
+            .map(|(_, rule)| rule)
+    }
+
+    /// All rules, for showing them.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+}
+
+/// Chooses a backend by chance, each with the share weight / sum.
+///
+/// `None`: there is none, or all weights are 0; the request is to be answered with `invalid-backend`.
+pub fn choose_backend<'a>(backends: &'a [Backend], rng: &mut impl Rng) -> Option<&'a Backend> {
+    let sum: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    match backends {
+        _ if sum == 0 => None,
+        [only] => Some(only),
+        _ => {
+            let mut ticket = rng.random_range(0..sum);
+            backends.iter().find(|backend| {
+                let weight = u64::from(backend.weight);
+                let hit = ticket < weight;
+                ticket = ticket.saturating_sub(weight);
+                hit
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
