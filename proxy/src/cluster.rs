@@ -1,0 +1,443 @@
+//! One service as one worker knows it: its endpoints, what became of the requests sent to each, and what may
+//! still be sent.
+//!
+//! Policy and endpoint sets are shared and immutable; everything learned from traffic (latency, breakers, retry
+//! budget, requests under way) belongs to the worker and lives here, without a lock. An update keeps what was
+//! learned of endpoints that stay.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::balancer::{Balancer, Load};
+use crate::breaker::{Breaker, Permit, Standing, Transition};
+use crate::budget::Budget;
+use crate::bulkhead::Bulkhead;
+use crate::failure::Failure;
+use crate::load::{Ewma, PeakEwma};
+use crate::outlier::Tally;
+use crate::retry::{Outcome, Showing};
+use crate::snapshot::{BackendPolicy, Endpoint, Endpoints, Service};
+
+/// Requests stay in the caller's zone while at least this share of its endpoints there can be used, percent.
+const ZONE_ENOUGH_PERCENT: usize = 70;
+
+/// A failure counts as a request that took this many times as long as is typical, twice that if the one before
+/// failed too, and so on: one failure among many moves little traffic, and an endpoint that answers every request
+/// with an error in no time looks slower than any that works.
+const FAILURE_FACTOR: u32 = 10;
+
+/// After this many in a row a failure weighs no more than the one before.
+const FAILURE_DOUBLINGS: u32 = 10;
+
+/// What is typical where nothing has succeeded yet.
+const TYPICAL: Duration = Duration::from_millis(100);
+
+/// The worker's state of one service.
+#[derive(Debug)]
+pub struct Cluster {
+    endpoints: Arc<Endpoints>,
+    policy: Arc<BackendPolicy>,
+    members: Vec<Member>,
+    balancer: Balancer,
+    /// Latency of what succeeds, over all endpoints.
+    typical: Ewma,
+    /// Kept between picks so that none allocates.
+    candidates: Vec<usize>,
+    /// What may be spent on retries.
+    pub budget: Budget,
+    /// Connections to all endpoints together.
+    pub connections: Bulkhead,
+    /// Requests that wait for a connection.
+    pub pending: Bulkhead,
+    /// Requests under way.
+    pub active: Bulkhead,
+}
+
+/// One endpoint and what was learned of it.
+#[derive(Debug)]
+struct Member {
+    endpoint: Arc<Endpoint>,
+    learned: Rc<Learned>,
+}
+
+/// Shared with the picks that are under way, so that they can be dropped at any time and in any place.
+#[derive(Debug)]
+struct Learned {
+    in_flight: Cell<u32>,
+    latency: Cell<PeakEwma>,
+    /// Failures in a row.
+    streak: Cell<u32>,
+    tally: Cell<Tally>,
+    breaker: RefCell<Breaker>,
+}
+
+impl Learned {
+    fn new(now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            in_flight: Cell::new(0),
+            latency: Cell::new(PeakEwma::UNKNOWN),
+            streak: Cell::new(0),
+            tally: Cell::new(Tally::new(now)),
+            breaker: RefCell::new(Breaker::new(now)),
+        })
+    }
+
+    fn load(&self) -> Load {
+        Load { latency: self.latency.get(), in_flight: self.in_flight.get() }
+    }
+
+    fn observe(&self, latency: Duration, now: Instant) {
+        let mut average = self.latency.get();
+        average.observe(latency, now);
+        self.latency.set(average);
+    }
+
+    fn count(&self, good: bool, now: Instant) {
+        let mut tally = self.tally.get();
+        tally.count(good, now);
+        self.tally.set(tally);
+        self.streak.set(if good { 0 } else { self.streak.get().saturating_add(1) });
+    }
+}
+
+/// An endpoint chosen for one attempt.
+///
+/// To be given back with [`Cluster::finish`]. One that is dropped instead, as when the caller goes away, counts
+/// neither for nor against the endpoint; nothing leaks.
+#[derive(Debug)]
+#[must_use = "a pick is given back with `Cluster::finish`"]
+pub struct Pick {
+    /// Where to send the attempt.
+    pub endpoint: Arc<Endpoint>,
+    learned: Rc<Learned>,
+    /// `None`: the breaker was passed over, or has been told already.
+    permit: Option<Permit>,
+    /// The latency has been taken in already.
+    measured: bool,
+}
+
+impl Pick {
+    /// Whether this is the one request that the endpoint's half-open breaker lets through.
+    pub fn is_probe(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_probe)
+    }
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        self.learned.in_flight.set(self.learned.in_flight.get() - 1);
+        if let Some(permit) = self.permit.take() {
+            self.learned.breaker.borrow_mut().abandon(permit);
+        }
+    }
+}
+
+/// A breaker opened or closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerTransition {
+    /// Whose breaker.
+    pub endpoint: Arc<Endpoint>,
+    /// What it did.
+    pub to: Transition,
+}
+
+/// What is known of one endpoint, for showing it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointView {
+    /// Which.
+    pub endpoint: Arc<Endpoint>,
+    /// Requests under way.
+    pub in_flight: u32,
+    /// The peak of the moving average. `None`: never measured.
+    pub latency_seconds: Option<f64>,
+    /// What its breaker does.
+    pub breaker: Standing,
+}
+
+/// The endpoints counted, before one is chosen.
+#[derive(Debug, Default)]
+struct Census {
+    /// Those that are healthy, whatever port they serve, and those of them whose breakers are not closed.
+    healthy: usize,
+    out: usize,
+    /// Those that are healthy and serve the port.
+    serving: usize,
+    /// Those that serve the port in the caller's zone, and those of them that can be used.
+    local: usize,
+    local_usable: usize,
+}
+
+/// Which endpoints are considered.
+#[derive(Debug, Clone, Copy)]
+struct Wish<'a> {
+    port: u16,
+    /// Only there.
+    zone: Option<&'a str>,
+    /// None of these.
+    tried: &'a [Arc<str>],
+    /// Breakers are passed over.
+    panic: bool,
+}
+
+impl Cluster {
+    /// The state of a service that the worker has not called yet.
+    pub fn new(service: &Service, now: Instant) -> Self {
+        let policy = Arc::clone(&service.policy);
+        let mut cluster = Self {
+            endpoints: Arc::default(),
+            members: Vec::new(),
+            balancer: Balancer::new(policy.balancer),
+            typical: Ewma::UNKNOWN,
+            candidates: Vec::new(),
+            budget: Budget::new(policy.retry_budget_percent, policy.retry_budget_per_second, now),
+            connections: Bulkhead::new(policy.max_connections),
+            pending: Bulkhead::new(policy.max_pending),
+            active: Bulkhead::new(policy.max_active),
+            policy,
+        };
+        cluster.replace_endpoints(&service.endpoints, now);
+        cluster
+    }
+
+    /// Takes over a newer policy and endpoint set; costs two comparisons where both are the same as before.
+    ///
+    /// What was learned of an endpoint is kept as long as its id and address stay.
+    pub fn update(&mut self, endpoints: &Arc<Endpoints>, policy: &Arc<BackendPolicy>, now: Instant) {
+        if !Arc::ptr_eq(&self.policy, policy) {
+            self.replace_policy(policy, now);
+        }
+        if !Arc::ptr_eq(&self.endpoints, endpoints) {
+            self.replace_endpoints(endpoints, now);
+        }
+    }
+
+    fn replace_policy(&mut self, policy: &Arc<BackendPolicy>, now: Instant) {
+        self.balancer.set_kind(policy.balancer);
+        self.budget.configure(policy.retry_budget_percent, policy.retry_budget_per_second);
+        self.connections.set_limit(policy.max_connections);
+        self.pending.set_limit(policy.max_pending);
+        self.active.set_limit(policy.max_active);
+        if policy.breaker.is_none() {
+            for member in &self.members {
+                member.learned.breaker.replace(Breaker::new(now));
+            }
+        }
+        self.policy = Arc::clone(policy);
+    }
+
+    fn replace_endpoints(&mut self, endpoints: &Arc<Endpoints>, now: Instant) {
+        let mut known: HashMap<Arc<str>, Member> =
+            self.members.drain(..).map(|member| (Arc::clone(&member.endpoint.id), member)).collect();
+        self.members.extend(endpoints.all.iter().map(|endpoint| {
+            let learned = match known.remove(&endpoint.id) {
+                Some(member) if member.endpoint.address == endpoint.address => member.learned,
+                _ => Learned::new(now),
+            };
+            Member { endpoint: Arc::clone(endpoint), learned }
+        }));
+        self.endpoints = Arc::clone(endpoints);
+    }
+
+    /// Chooses an endpoint for one attempt at `port`.
+    ///
+    /// Only endpoints that are healthy and serve the port are considered; of these, first those in `own_zone`
+    /// (empty: unknown) while enough of them can be used; those not yet `tried` (ids) before those that were.
+    /// An endpoint whose breaker is open is passed over, unless more breakers are open than the policy allows,
+    /// which happens when other endpoints go: then all are used (panic). One whose breaker is due for a probe is
+    /// taken first, by a request that has not failed elsewhere before.
+    ///
+    /// # Errors
+    /// `NoEndpoints`, or `BreakerOpen` where the breakers of all that there are let nothing through.
+    pub fn pick(
+        &mut self,
+        port: u16,
+        own_zone: &str,
+        tried: &[Arc<str>],
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Result<Pick, Failure> {
+        let census = self.census(port, own_zone, now);
+        if census.serving == 0 {
+            return Err(Failure::NoEndpoints);
+        }
+        let panic = census.out > self.most_out(census.healthy);
+        let zone = census.prefers_zone().then_some(own_zone);
+        let anywhere = Wish { port, zone: None, tried: &[], panic };
+        let wishes = [
+            Wish { zone, tried, ..anywhere },
+            Wish { tried, ..anywhere },
+            Wish { zone, ..anywhere },
+            anywhere,
+        ];
+        let index = wishes
+            .into_iter()
+            .find_map(|wish| self.choose(wish, tried.is_empty(), now, rng))
+            .ok_or(Failure::BreakerOpen)?;
+        Ok(self.take(index, now, rng))
+    }
+
+    /// Takes in that the answer to the pick's attempt began, `latency` after it was sent. Optional, and worth it for
+    /// answers that may go on for long: the endpoint's latency is known, and its probe has ended, before the body
+    /// has.
+    pub fn answered(
+        &mut self,
+        pick: &mut Pick,
+        outcome: &Outcome,
+        latency: Duration,
+        now: Instant,
+    ) -> Option<BreakerTransition> {
+        if outcome.showing() != Showing::Good {
+            return None;
+        }
+        self.measure(pick, latency, now);
+        let permit = pick.permit.take_if(|permit| permit.is_probe())?;
+        let transition = pick.learned.breaker.borrow_mut().succeeded(permit, now);
+        self.transition(pick, transition)
+    }
+
+    /// Takes in how the pick's attempt ended. `latency` is the time from sending it to the head of the answer, or
+    /// to the failure; connecting is better left out, since it says little of the next request.
+    pub fn finish(
+        &mut self,
+        mut pick: Pick,
+        outcome: &Outcome,
+        latency: Duration,
+        now: Instant,
+    ) -> Option<BreakerTransition> {
+        let good = match outcome.showing() {
+            Showing::Neutral => return None,
+            Showing::Good => true,
+            Showing::Bad => false,
+        };
+        pick.learned.count(good, now);
+        if good {
+            self.measure(&mut pick, latency, now);
+        } else {
+            pick.learned.observe(latency.max(self.penalty(&pick)), now);
+        }
+        let permit = pick.permit.take()?;
+        let transition = if good {
+            pick.learned.breaker.borrow_mut().succeeded(permit, now)
+        } else {
+            self.failed(&pick.learned, permit, now)
+        };
+        self.transition(&pick, transition)
+    }
+
+    /// Every endpoint as it looks from here.
+    pub fn view(&self, now: Instant) -> impl Iterator<Item = EndpointView> {
+        self.members.iter().map(move |member| EndpointView {
+            endpoint: Arc::clone(&member.endpoint),
+            in_flight: member.learned.in_flight.get(),
+            latency_seconds: member.learned.latency.get().seconds(now),
+            breaker: member.learned.breaker.borrow().standing(now),
+        })
+    }
+
+    fn measure(&mut self, pick: &mut Pick, latency: Duration, now: Instant) {
+        if !pick.measured {
+            pick.measured = true;
+            pick.learned.observe(latency, now);
+            self.typical.observe(latency);
+        }
+    }
+
+    /// The latency that a failure counts as.
+    fn penalty(&self, pick: &Pick) -> Duration {
+        let doublings = pick.learned.streak.get().saturating_sub(1).min(FAILURE_DOUBLINGS);
+        self.typical.typical().unwrap_or(TYPICAL).saturating_mul(FAILURE_FACTOR << doublings)
+    }
+
+    fn failed(&self, learned: &Rc<Learned>, permit: Permit, now: Instant) -> Option<Transition> {
+        let policy = self.policy.breaker.as_ref()?;
+        let healthy = || self.members.iter().filter(|member| member.endpoint.healthy);
+        let out = healthy().filter(|member| !member.learned.breaker.borrow().is_closed()).count();
+        let may_open = out < self.most_out(healthy().count());
+        let peers = healthy()
+            .filter(|member| !Rc::ptr_eq(&member.learned, learned))
+            .map(|member| member.learned.tally.get());
+        let outlier = may_open && learned.tally.get().is_outlier(peers, now);
+        learned.breaker.borrow_mut().failed(permit, policy, may_open, outlier, now)
+    }
+
+    fn transition(&self, pick: &Pick, to: Option<Transition>) -> Option<BreakerTransition> {
+        to.map(|to| BreakerTransition { endpoint: Arc::clone(&pick.endpoint), to })
+    }
+
+    /// How many of `healthy` endpoints may be out at once.
+    fn most_out(&self, healthy: usize) -> usize {
+        let percent = self.policy.breaker.as_ref().map_or(100, |policy| policy.max_ejected_percent.min(100));
+        healthy * percent as usize / 100
+    }
+
+    fn census(&self, port: u16, own_zone: &str, now: Instant) -> Census {
+        let mut census = Census::default();
+        for Member { endpoint, learned } in &self.members {
+            let closed = learned.breaker.borrow().standing(now) == Standing::Closed;
+            let serves = endpoint.ports.contains(&port);
+            let local = serves && !own_zone.is_empty() && *endpoint.zone == *own_zone;
+            census.healthy += usize::from(endpoint.healthy);
+            census.out += usize::from(endpoint.healthy && !closed);
+            census.serving += usize::from(endpoint.healthy && serves);
+            census.local += usize::from(local);
+            census.local_usable += usize::from(local && endpoint.healthy && closed);
+        }
+        census
+    }
+
+    /// Chooses among those that the wish allows, or one that is due for a probe.
+    fn choose(&mut self, wish: Wish<'_>, first_try: bool, now: Instant, rng: &mut impl Rng) -> Option<usize> {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        let mut due = None;
+        for (index, Member { endpoint, learned }) in self.members.iter().enumerate() {
+            if !wish.allows(endpoint) {
+                continue;
+            }
+            match learned.breaker.borrow().standing(now) {
+                Standing::Due if !wish.panic => due = due.or(Some(index)),
+                Standing::Open | Standing::HalfOpen if !wish.panic => {}
+                _ => candidates.push(index),
+            }
+        }
+        let members = &self.members;
+        let chosen = match due {
+            Some(due) if first_try || candidates.is_empty() => Some(due),
+            _ => self.balancer.pick(&candidates, |index| members[index].learned.load(), now, rng),
+        };
+        self.candidates = candidates;
+        chosen
+    }
+
+    fn take(&self, index: usize, now: Instant, rng: &mut impl Rng) -> Pick {
+        let Member { endpoint, learned } = &self.members[index];
+        learned.in_flight.set(learned.in_flight.get() + 1);
+        // In a panic the breaker may refuse, and is passed over.
+        let permit = learned.breaker.borrow_mut().admit(now, rng).ok();
+        Pick { endpoint: Arc::clone(endpoint), learned: Rc::clone(learned), permit, measured: false }
+    }
+}
+
+impl Census {
+    fn prefers_zone(&self) -> bool {
+        self.local_usable > 0 && self.local_usable * 100 >= self.local * ZONE_ENOUGH_PERCENT
+    }
+}
+
+impl Wish<'_> {
+    fn allows(&self, endpoint: &Endpoint) -> bool {
+        endpoint.healthy
+            && endpoint.ports.contains(&self.port)
+            && self.zone.is_none_or(|zone| *endpoint.zone == *zone)
+            && !self.tried.contains(&endpoint.id)
+    }
+}
+
+#[cfg(test)]
+mod tests;
