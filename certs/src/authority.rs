@@ -1,0 +1,503 @@
+//! The mesh's certificate authority: a root that proxies trust, an issuer that signs for them, and their rotation.
+//!
+//! The root signs only issuers, the issuer signs only workloads. Both live in one directory, with their keys, in
+//! one file that is replaced whole; so there is no moment at which a crash leaves half a rotation. What the file
+//! says is what has happened, and [`tick`](Authority::tick) does whatever is due next, after a restart too.
+//!
+//! The life of a root, with time running to the right and `svid-ttl` as the unit in the middle:
+//!
+//! ```text
+//!             half life          +1 svid-ttl           +1 svid-ttl
+//!   |-------------|-------------------|---------------------|
+//!   active        next is published   next is activated     the old one is retired
+//!   signs         both are trusted    the new one signs     only the new one is trusted
+//! ```
+//!
+//! A proxy whose certificate lives has spoken to the control plane within one `svid-ttl`, so it knows the next root
+//! before anything is signed by it. If it does not, because somebody hurried the rotation, the old root's
+//! certificate for the new one, which goes along in every chain until the old root retires, still leads to what
+//! the proxy knows. A short-lived root waits an eighth of its own life instead where that is less.
+//!
+//! Everything here may block on the disk and takes its time from the clock it was opened with.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::CertificateDer;
+
+use crate::bundle::{BundleError, TrustBundle};
+use crate::clock::Clock;
+use crate::csr::{CsrError, SigningRequest};
+use crate::files::{self, FileError};
+use crate::fingerprint::Fingerprint;
+use crate::spiffe_id::SpiffeId;
+use crate::svid::{KeyRequest, KeyRequestError, Svid, SvidError};
+use crate::trust_domain::TrustDomain;
+
+mod certificate;
+mod schedule;
+mod state;
+mod status;
+
+pub use certificate::SigningError;
+pub use state::{RootPhase, StateError};
+pub use status::{AuthorityStatus, CertificateStatus};
+
+use schedule::Step;
+use state::State;
+
+/// The file that holds everything, and the one that is locked while an authority is open.
+const STATE_FILE: &str = "authority.json";
+const LOCK_FILE: &str = "authority.lock";
+
+/// What an authority signs for, and for how long.
+#[derive(Debug, Clone)]
+pub struct AuthoritySettings {
+    /// The trust domain of every identity.
+    pub trust_domain: TrustDomain,
+    /// The life of a root. Default 10 years.
+    pub root_ttl: Duration,
+    /// The life of an issuer, at most the root's. Default 1 year.
+    pub issuer_ttl: Duration,
+    /// The life of a workload's certificate, at most the issuer's and at least 1 s. Default 24 h.
+    pub svid_ttl: Duration,
+    /// How far in the past certificates begin, for peers whose clock is behind. Default 60 s; never more than a
+    /// quarter of a certificate's life.
+    pub backdate: Duration,
+}
+
+impl AuthoritySettings {
+    /// The defaults: 10 years, 1 year, 24 hours, 60 seconds.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self {
+            trust_domain,
+            root_ttl: 3650 * DAY,
+            issuer_ttl: 365 * DAY,
+            svid_ttl: DAY,
+            backdate: Duration::from_secs(60),
+        }
+    }
+
+    fn check(&self) -> Result<(), AuthorityError> {
+        const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+        let ordered = Duration::from_secs(1) <= self.svid_ttl
+            && self.svid_ttl <= self.issuer_ttl
+            && self.issuer_ttl <= self.root_ttl
+            && self.root_ttl <= LONGEST;
+        if ordered { Ok(()) } else { Err(AuthorityError::Lifetimes) }
+    }
+}
+
+/// Why there is no authority.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The settings contradict each other.
+    #[error("the lifetimes must be 1 s <= svid-ttl <= issuer-ttl <= root-ttl <= 100 years")]
+    Lifetimes,
+    /// Another process has the directory open.
+    #[error("{path} is in use by another control plane; stop it first", path = .0.display())]
+    InUse(PathBuf),
+    /// The directory belongs to another mesh.
+    #[error(
+        "the authority on disk is for the trust domain {found}, not {expected}; use another data directory"
+    )]
+    TrustDomain {
+        /// The trust domain that was asked for.
+        expected: TrustDomain,
+        /// The one on disk.
+        found: TrustDomain,
+    },
+    /// The file is damaged.
+    #[error("{path} is damaged; restore it from a backup, or move it away to start over with a new root", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: StateError,
+    },
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Why a request was not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// The request is not one that a CA signs.
+    #[error("the signing request is refused")]
+    Csr(#[from] CsrError),
+    /// The request names another identity than the one that its sender has proved.
+    #[error("the request asks for {requested}, but its sender has proved to be {proved}")]
+    Identity {
+        /// What the sender has proved to be.
+        proved: SpiffeId,
+        /// What it asks for.
+        requested: SpiffeId,
+    },
+    /// The identity is of another mesh.
+    #[error("{0} is not of this authority's trust domain")]
+    TrustDomain(SpiffeId),
+    /// The issuer has expired and has not been renewed: the authority's `tick` was not called, or failed.
+    #[error("the issuer's certificate has expired; see why its renewal failed in the control plane's log")]
+    IssuerExpired,
+    /// The signature, or a key, could not be made.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    /// The authority's own identity could not be made.
+    #[error("cannot make the control plane's own identity")]
+    Own(#[source] Box<SvidError>),
+    /// No key could be made.
+    #[error(transparent)]
+    Key(#[from] KeyRequestError),
+}
+
+/// Why a step of a rotation was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum RotationError {
+    /// A next root is already published.
+    #[error("a next root is already published; activate it first")]
+    AlreadyPublished,
+    /// There is no next root.
+    #[error("there is no next root; publish one first")]
+    NoNextRoot,
+    /// There is no old root.
+    #[error("there is no old root to retire")]
+    NoOldRoot,
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    /// The new state could not be written, so the old one stays.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// A workload's new certificate and what leads from it to a root.
+#[derive(Debug, Clone)]
+pub struct IssuedChain {
+    /// The leaf, the issuer and, while a root is rotated, the old root's certificate for the new one.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The first second in which the leaf holds.
+    pub not_before: SystemTime,
+    /// The last.
+    pub not_after: SystemTime,
+}
+
+impl IssuedChain {
+    /// The chain in DER, as the wire carries it.
+    pub fn to_der(&self) -> Vec<Vec<u8>> {
+        self.chain.iter().map(|certificate| certificate.to_vec()).collect()
+    }
+}
+
+/// What a step of a rotation changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// The trust bundle has another set of roots: push it to every proxy.
+    pub bundle: bool,
+    /// Another issuer signs: the control plane takes a new [`Authority::server_svid`], because join tokens name
+    /// the root that this one leads to.
+    pub issuer: bool,
+}
+
+impl Changes {
+    /// Whether anything changed.
+    pub fn any(self) -> bool {
+        self.bundle || self.issuer
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { bundle: self.bundle || other.bundle, issuer: self.issuer || other.issuer }
+    }
+}
+
+/// The certificate authority of one mesh. Signing and rotating may happen at once, from any thread.
+#[derive(Debug)]
+pub struct Authority {
+    directory: PathBuf,
+    settings: AuthoritySettings,
+    clock: Arc<dyn Clock>,
+    opened_at: SystemTime,
+    /// Swapped whole, and only after it is on disk.
+    current: RwLock<Arc<Current>>,
+    /// One change at a time.
+    changing: Mutex<()>,
+    /// The lock on the directory, for as long as this lives.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Current {
+    state: State,
+    bundle: TrustBundle,
+}
+
+impl Authority {
+    /// Opens the authority in a directory, or makes a new one there, and does whatever is due.
+    ///
+    /// # Errors
+    /// The settings contradict each other or what is on disk, another process has the directory open, the state is
+    /// damaged, or a file cannot be read or written.
+    pub fn open(
+        directory: &Path,
+        settings: AuthoritySettings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AuthorityError> {
+        settings.check()?;
+        files::create_private_directory(directory)?;
+        let lock = lock(directory)?;
+        let path = directory.join(STATE_FILE);
+        files::remove_leftovers(&path)?;
+        files::remove_leftovers(&directory.join(crate::bundle::FILE))?;
+        let now = clock.now();
+        let state = match files::read_private(&path) {
+            Ok(bytes) => {
+                let mut state = State::from_json(&bytes)
+                    .map_err(|source| AuthorityError::Damaged { path: path.clone(), source })?;
+                // Leaves that were issued under earlier settings may live longer than those of today.
+                state.longest_svid = state.longest_svid.max(settings.svid_ttl);
+                state
+            }
+            Err(error) if error.is_missing() => State::create(&settings, now)?,
+            Err(error) => return Err(error.into()),
+        };
+        if state.trust_domain != settings.trust_domain {
+            return Err(AuthorityError::TrustDomain {
+                expected: settings.trust_domain,
+                found: state.trust_domain,
+            });
+        }
+        let current = Current::new(state)
+            .map_err(|_| AuthorityError::Damaged { path: path.clone(), source: StateError::NotACa })?;
+        current.save(directory)?;
+        let authority = Self {
+            directory: directory.to_owned(),
+            settings,
+            clock,
+            opened_at: now,
+            current: RwLock::new(Arc::new(current)),
+            changing: Mutex::new(()),
+            _lock: lock,
+        };
+        authority.tick().map_err(AuthorityError::from)?;
+        Ok(authority)
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.settings.trust_domain
+    }
+
+    /// The roots to trust now.
+    pub fn bundle(&self) -> TrustBundle {
+        self.current().bundle.clone()
+    }
+
+    /// The fingerprint of the root that signs now, which new join tokens name.
+    pub fn root_fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.current().state.active_root().certificate)
+    }
+
+    /// Certifies the key in a signing request for `id`, the identity that the caller has seen proved.
+    ///
+    /// Only key and identity are taken from the request. The certificate lives for the settings' `svid_ttl`, but
+    /// no longer than its issuer.
+    ///
+    /// # Errors
+    /// The request is malformed, not signed by its own key, or for another identity; or the issuer cannot sign.
+    pub fn sign(&self, csr_der: &[u8], id: &SpiffeId) -> Result<IssuedChain, SignError> {
+        let request = SigningRequest::read(csr_der)?;
+        if request.id() != id {
+            return Err(SignError::Identity { proved: id.clone(), requested: request.id().clone() });
+        }
+        if id.trust_domain() != self.trust_domain() {
+            return Err(SignError::TrustDomain(id.clone()));
+        }
+        let current = self.current();
+        let issuer = &current.state.issuer;
+        let validity = self.settings.leaf_validity(self.clock.now(), issuer.validity);
+        let Some(validity) = validity else { return Err(SignError::IssuerExpired) };
+        let leaf = issuer.sign_leaf(&request, validity)?;
+        let mut chain = vec![leaf, issuer.certificate.clone()];
+        chain.extend(current.state.link_to_the_old_root().cloned());
+        Ok(IssuedChain { chain, not_before: validity.not_before, not_after: validity.not_after })
+    }
+
+    /// Makes the control plane's own identity, whose chain ends in the roots themselves, so that a proxy which
+    /// knows a root only by its fingerprint finds it there.
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign).
+    pub fn server_svid(&self) -> Result<Svid, SignError> {
+        let id = SpiffeId::control_plane(self.trust_domain());
+        let request = KeyRequest::generate(&id)?;
+        let mut chain = self.sign(request.csr_der(), &id)?.to_der();
+        let current = self.current();
+        chain.extend(current.state.trusted_roots().map(|root| root.certificate.to_vec()));
+        request
+            .into_svid(chain, &current.bundle, self.clock.now())
+            .map_err(|error| SignError::Own(Box::new(error)))
+    }
+
+    /// Does whatever is due: renews the issuer at half life and moves the rotation of the root along.
+    ///
+    /// Call it at [`next_due`](Self::next_due), and push what changed.
+    ///
+    /// # Errors
+    /// A certificate cannot be made or the state cannot be written. Everything stays as it was before that step;
+    /// try again with backoff.
+    pub fn tick(&self) -> Result<Changes, RotationError> {
+        // A clock that jumps by years makes several steps due at once; this many in a row would be a defect.
+        const MOST: usize = 8;
+        let mut changes = Changes::default();
+        for _ in 0..MOST {
+            let changing = self.changing();
+            let now = self.clock.now();
+            let step = schedule::next(&self.current().state, &self.settings, self.opened_at);
+            if step.at > now {
+                break;
+            }
+            changes = changes.and(self.take(step.step, now, &changing)?);
+        }
+        Ok(changes)
+    }
+
+    /// When [`tick`](Self::tick) has something to do again.
+    pub fn next_due(&self) -> SystemTime {
+        schedule::next(&self.current().state, &self.settings, self.opened_at).at
+    }
+
+    /// Makes a new issuer now. What the last one signed stays valid: its certificate is in every chain it signed.
+    ///
+    /// # Errors
+    /// As [`tick`](Self::tick).
+    pub fn rotate_issuer(&self) -> Result<Changes, RotationError> {
+        let changing = self.changing();
+        self.take(Step::RenewIssuer, self.clock.now(), &changing)
+    }
+
+    /// Begins to rotate the root: makes the next one, and trusts it from now on. `tick` does the rest in time.
+    ///
+    /// # Errors
+    /// A next root is already published; or as [`tick`](Self::tick).
+    pub fn publish_next_root(&self) -> Result<Changes, RotationError> {
+        let changing = self.changing();
+        if self.current().state.next_root().is_some() {
+            return Err(RotationError::AlreadyPublished);
+        }
+        self.take(Step::PublishRoot, self.clock.now(), &changing)
+    }
+
+    /// Signs by the next root from now on, through a new issuer. The old root is trusted until it retires, and its
+    /// key is destroyed.
+    ///
+    /// # Errors
+    /// No next root is published; or as [`tick`](Self::tick).
+    pub fn activate_next_root(&self) -> Result<Changes, RotationError> {
+        let changing = self.changing();
+        if self.current().state.next_root().is_none() {
+            return Err(RotationError::NoNextRoot);
+        }
+        self.take(Step::ActivateRoot, self.clock.now(), &changing)
+    }
+
+    /// Trusts the old roots no longer, at once. What they vouch for stops working: `tick` does this by itself when
+    /// nothing that they signed is valid any more.
+    ///
+    /// # Errors
+    /// There is no old root; or as [`tick`](Self::tick).
+    pub fn retire_old_roots(&self) -> Result<Changes, RotationError> {
+        let changing = self.changing();
+        if self.current().state.old_roots().next().is_none() {
+            return Err(RotationError::NoOldRoot);
+        }
+        self.take(Step::RetireRoots, self.clock.now(), &changing)
+    }
+
+    /// What people want to know: every root and the issuer, and when what happens next.
+    pub fn status(&self) -> AuthorityStatus {
+        AuthorityStatus::of(&self.current().state, self.next_due())
+    }
+
+    fn take(
+        &self,
+        step: Step,
+        now: SystemTime,
+        _changing: &MutexGuard<'_, ()>,
+    ) -> Result<Changes, RotationError> {
+        let before = self.current();
+        let state = match step {
+            Step::RenewIssuer => before.state.with_new_issuer(&self.settings, now)?,
+            Step::PublishRoot => before.state.with_next_root(&self.settings, now)?,
+            Step::ActivateRoot => before.state.with_next_root_active(&self.settings, now)?,
+            Step::RetireRoots => before.state.without_old_roots(),
+        };
+        let after = Current::new(state).map_err(|_| SigningError::Unusable)?;
+        after.save(&self.directory)?;
+        let changes = Changes {
+            bundle: after.bundle != before.bundle,
+            issuer: after.state.issuer.certificate != before.state.issuer.certificate,
+        };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        Ok(changes)
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    fn new(state: State) -> Result<Self, BundleError> {
+        let roots = state.trusted_roots().map(|root| root.certificate.to_vec());
+        let bundle = TrustBundle::from_der(state.trust_domain.clone(), roots)?;
+        Ok(Self { state, bundle })
+    }
+
+    /// The state first: the bundle beside it is a copy for people and programs, made anew at every start.
+    fn save(&self, directory: &Path) -> Result<(), FileError> {
+        files::write_atomic(&directory.join(STATE_FILE), &self.state.to_json(), files::PRIVATE)?;
+        self.bundle.save(directory)
+    }
+}
+
+impl From<RotationError> for AuthorityError {
+    fn from(error: RotationError) -> Self {
+        match error {
+            RotationError::File(error) => Self::File(error),
+            RotationError::Signing(error) => Self::Signing(error),
+            // `tick` asks only for steps that are possible.
+            _ => Self::Signing(SigningError::Unusable),
+        }
+    }
+}
+
+/// Takes the lock that keeps two control planes from rotating the same authority apart from each other.
+///
+/// The kernel drops it with the process, however that ends. An authority that was closed a moment ago in this
+/// process may still be on its way out, so a short wait is allowed.
+fn lock(directory: &Path) -> Result<File, AuthorityError> {
+    const TRIES: usize = 40;
+    const PAUSE: Duration = Duration::from_millis(25);
+    let path = directory.join(LOCK_FILE);
+    let failed = |source| FileError::Io { action: "lock", path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(std::fs::TryLockError::Error(source)) => return Err(failed(source).into()),
+        }
+    }
+    Err(AuthorityError::InUse(directory.to_owned()))
+}

@@ -1,0 +1,73 @@
+//! What an authority does next, and when: a decision without I/O.
+
+use std::time::{Duration, SystemTime};
+
+use super::AuthoritySettings;
+use super::state::State;
+use crate::validity::Validity;
+
+/// One change of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    RenewIssuer,
+    PublishRoot,
+    ActivateRoot,
+    RetireRoots,
+}
+
+/// A step and when it is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) at: SystemTime,
+    pub(super) step: Step,
+}
+
+/// The step that is due first. `opened_at` is since when this process can have told proxies of a next root.
+pub(super) fn next(state: &State, settings: &AuthoritySettings, opened_at: SystemTime) -> Due {
+    let root = state.active_root().validity;
+    let margin = settings.svid_ttl.min(root.lifetime() / 8);
+    let rotation = match state.next_root() {
+        None => Due { at: root.half_life(), step: Step::PublishRoot },
+        Some(next) => {
+            // A control plane that was away has not pushed the next root to anybody, so its wait starts anew,
+            // but not past the moment from which the old root could not vouch for a whole certificate.
+            let told = next.since.max(opened_at) + margin;
+            Due { at: told.min(root.not_after - margin), step: Step::ActivateRoot }
+        }
+    };
+    let renewal = Due { at: state.issuer.validity.half_life(), step: Step::RenewIssuer };
+    let retirement = state
+        .old_roots()
+        .filter_map(|root| root.retire_at)
+        .max()
+        .map(|at| Due { at, step: Step::RetireRoots });
+    // A due rotation of the root comes first: it brings a new issuer along.
+    [Some(rotation), retirement, Some(renewal)]
+        .into_iter()
+        .flatten()
+        .min_by_key(|due| due.at)
+        .expect("there is always a next rotation")
+}
+
+impl AuthoritySettings {
+    pub(super) fn root_validity(&self, now: SystemTime) -> Validity {
+        Validity::starting(now, self.root_ttl, self.backdate, None)
+    }
+
+    pub(super) fn issuer_validity(&self, now: SystemTime, root: Validity) -> Validity {
+        Validity::starting(now, self.issuer_ttl, self.backdate, Some(root.not_after))
+    }
+
+    /// `None` where the issuer has expired.
+    pub(super) fn leaf_validity(&self, now: SystemTime, issuer: Validity) -> Option<Validity> {
+        issuer
+            .contains(now)
+            .then(|| Validity::starting(now, self.svid_ttl, self.backdate, Some(issuer.not_after)))
+    }
+
+    /// When nothing that was signed until `now` is valid any more.
+    pub(super) fn last_leaf_ends(now: SystemTime, longest_svid: Duration) -> SystemTime {
+        // Lives end in whole seconds, rounded up, and the last second counts; and a clock may be a little behind.
+        now + longest_svid + Duration::from_secs(2)
+    }
+}
