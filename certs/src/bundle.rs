@@ -226,3 +226,122 @@ impl fmt::Debug for TrustBundle {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedIssuer, ExtendedKeyUsagePurpose};
+
+    use super::*;
+    use crate::testing::{Forge, HOUR, noon, ca_params, domain, id, new_key, offset, uri};
+
+    #[test]
+    fn proves_an_identity_of_its_own_trust_domain_only() {
+        let forge = Forge::new();
+        let (leaf, _) = forge.leaf(|_| {});
+        let chain = [leaf];
+        for purpose in [Purpose::Client, Purpose::Server] {
+            assert_eq!(forge.bundle().verify(&chain, noon(), purpose), Ok(id("payments")));
+        }
+        let foreign: SpiffeId = "spiffe://elsewhere/ns/shop/sa/payments".parse().unwrap();
+        let (leaf, _) = forge.leaf(|leaf| leaf.subject_alt_names = vec![uri(foreign.as_str())]);
+        assert_eq!(
+            forge.bundle().verify(&[leaf], noon(), Purpose::Client),
+            Err(VerifyError::TrustDomain { expected: domain(), presented: foreign })
+        );
+    }
+
+    #[test]
+    fn another_root_with_the_same_name_proves_nothing() {
+        let (leaf, _) = Forge::new().leaf(|_| {});
+        let error = Forge::new().bundle().verify(&[leaf], noon(), Purpose::Client).unwrap_err();
+        assert_eq!(error, VerifyError::Signature, "the forges' roots share a name but no key");
+        let stranger = CertifiedIssuer::self_signed(ca_params("x", noon() - HOUR, noon() + HOUR), new_key()).unwrap();
+        let (leaf, _) = Forge { root: stranger }.leaf(|_| {});
+        let error = Forge::new().bundle().verify(&[leaf], noon(), Purpose::Client).unwrap_err();
+        assert_eq!(error, VerifyError::UnknownIssuer);
+    }
+
+    #[test]
+    fn holds_from_the_first_second_to_the_last() {
+        let forge = Forge::valid_between(noon() - 2 * HOUR, noon() + 2 * HOUR);
+        let (leaf, _) = forge.leaf(|_| {});
+        let verify = |now| forge.bundle().verify(std::slice::from_ref(&leaf), now, Purpose::Server);
+        let second = std::time::Duration::from_secs(1);
+        assert_eq!(
+            verify(noon() - HOUR - second),
+            Err(VerifyError::NotYetValid { not_before: noon() - HOUR })
+        );
+        assert!(verify(noon() - HOUR).is_ok());
+        assert!(verify(noon() + HOUR).is_ok());
+        assert_eq!(verify(noon() + HOUR + second), Err(VerifyError::Expired { not_after: noon() + HOUR }));
+    }
+
+    #[test]
+    fn a_root_that_has_expired_vouches_for_nobody() {
+        let forge = Forge::valid_between(noon() - 2 * HOUR, noon() - HOUR);
+        let (leaf, _) = forge.leaf(|_| {});
+        assert_eq!(forge.bundle().verify(&[leaf], noon(), Purpose::Client), Err(VerifyError::UnknownIssuer));
+    }
+
+    #[test]
+    fn a_certificate_is_for_what_it_says() {
+        let forge = Forge::new();
+        let (server, _) = forge.leaf(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+        let (nothing, _) = forge.leaf(|leaf| leaf.extended_key_usages.clear());
+        let verify = |leaf: &CertificateDer<'static>, purpose| {
+            forge.bundle().verify(std::slice::from_ref(leaf), noon(), purpose)
+        };
+        assert!(verify(&server, Purpose::Server).is_ok());
+        assert_eq!(verify(&server, Purpose::Client), Err(VerifyError::Purpose(Purpose::Client)));
+        assert_eq!(verify(&nothing, Purpose::Server), Err(VerifyError::Purpose(Purpose::Server)));
+    }
+
+    #[test]
+    fn a_workload_cannot_sign_for_another() {
+        let forge = Forge::new();
+        let (thief, key) = forge.leaf(|_| {});
+        let thief_issuer = rcgen::Issuer::from_ca_cert_der(&thief, key).unwrap();
+        let mut params = crate::testing::leaf_params("web");
+        params.not_before = offset(noon() - HOUR);
+        let stolen = params.signed_by(&new_key(), &thief_issuer).unwrap().der().clone();
+        assert!(forge.bundle().verify(&[stolen, thief], noon(), Purpose::Client).is_err());
+    }
+
+    #[test]
+    fn long_and_empty_chains_are_refused() {
+        let forge = Forge::new();
+        let (leaf, _) = forge.leaf(|_| {});
+        assert_eq!(forge.bundle().verify(&[], noon(), Purpose::Client), Err(VerifyError::NoCertificate));
+        let long = vec![leaf; 9];
+        assert_eq!(forge.bundle().verify(&long, noon(), Purpose::Client), Err(VerifyError::ChainTooLong(9)));
+    }
+
+    #[test]
+    fn roots_must_be_cas_and_few() {
+        let forge = Forge::new();
+        let (leaf, _) = forge.leaf(|_| {});
+        let root = forge.root.der().to_vec();
+        let make = |roots: Vec<Vec<u8>>| TrustBundle::from_der(domain(), roots);
+        assert!(matches!(make(vec![]), Err(BundleError::Count(0))));
+        assert!(matches!(make(vec![root.clone(), leaf.to_vec()]), Err(BundleError::NotACa(2))));
+        assert!(matches!(make(vec![b"nonsense".to_vec()]), Err(BundleError::NotACa(1))));
+        assert!(matches!(make(vec![root.clone(); MAX_ROOTS + 1]), Err(BundleError::Count(_))));
+        assert_eq!(make(vec![root.clone(), root]).unwrap().roots().count(), 1);
+    }
+
+    #[test]
+    fn survives_the_way_to_disk_and_back() {
+        let (one, two) = (Forge::new(), Forge::new());
+        let roots = || [one.root.der().to_vec(), two.root.der().to_vec()];
+        let bundle = TrustBundle::from_der(domain(), roots()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        bundle.save(directory.path()).unwrap();
+        assert_eq!(TrustBundle::load(directory.path()).unwrap(), bundle);
+        let reversed = TrustBundle::from_der(domain(), roots().into_iter().rev()).unwrap();
+        assert_eq!(reversed, bundle, "order does not matter");
+        assert_ne!(one.bundle(), bundle);
+        for bad in ["", "x", "# trust bundle of spiffe://A\n", "# trust bundle of spiffe://a\n", "# trust bundle of spiffe://a\nx"] {
+            assert!(TrustBundle::from_pem(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

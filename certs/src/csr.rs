@@ -138,3 +138,96 @@ fn requested_extensions<'r>(
         _ => Err(CsrError::Unsupported),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::string::Ia5String;
+    use rcgen::{
+        Attribute, BasicConstraints, CertificateParams, CustomExtension, IsCa, KeyPair, KeyUsagePurpose,
+        PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType,
+    };
+
+    use super::*;
+    use crate::svid::KeyRequest;
+    use crate::testing::{id, leaf_params, new_key, uri};
+
+    fn read(spoil: impl FnOnce(&mut CertificateParams)) -> Result<SpiffeId, CsrError> {
+        let mut params = leaf_params("payments");
+        spoil(&mut params);
+        let csr = params.serialize_request(&new_key()).unwrap();
+        SigningRequest::read(csr.der()).map(|request| request.id().clone())
+    }
+
+    #[test]
+    fn our_own_requests_are_read() {
+        let request = KeyRequest::generate(&id("payments")).unwrap();
+        assert_eq!(*SigningRequest::read(request.csr_der()).unwrap().id(), id("payments"));
+        assert_eq!(read(|_| {}), Ok(id("payments")), "what a workload may ask for besides is passed over");
+    }
+
+    #[test]
+    fn exactly_one_name_is_asked_for() {
+        assert_eq!(read(|csr| csr.subject_alt_names.clear()), Err(CsrError::Names(0)));
+        assert_eq!(read(|csr| csr.subject_alt_names.push(uri(id("web").as_str()))), Err(CsrError::Names(2)));
+        let dns = SanType::DnsName(Ia5String::try_from("payments").unwrap());
+        assert_eq!(read(|csr| csr.subject_alt_names.push(dns.clone())), Err(CsrError::Names(2)));
+        assert_eq!(read(|csr| csr.subject_alt_names = vec![dns]), Err(CsrError::Names(0)));
+        let nul = "spiffe://outrigger.local/ns/shop/sa/payments\0";
+        assert!(matches!(read(|csr| csr.subject_alt_names = vec![uri(nul)]), Err(CsrError::Uri(_))));
+    }
+
+    #[test]
+    fn nothing_of_a_ca_is_asked_for() {
+        let ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        assert_eq!(read(|csr| csr.is_ca = ca), Err(CsrError::Ca));
+        assert_eq!(read(|csr| csr.key_usages.push(KeyUsagePurpose::KeyCertSign)), Err(CsrError::Ca));
+        let constraints = CustomExtension::from_oid_content(&[2, 5, 29, 30], vec![0x30, 0]);
+        assert_eq!(read(|csr| csr.custom_extensions.push(constraints)), Err(CsrError::Unsupported));
+        let unknown = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+        assert_eq!(read(|csr| csr.custom_extensions.push(unknown)), Err(CsrError::Unsupported));
+    }
+
+    #[test]
+    fn attributes_beside_the_extensions_are_refused() {
+        // A challenge password, which would be the old way to hand in a secret.
+        let attribute = Attribute { oid: &[1, 2, 840, 113549, 1, 9, 7], values: vec![0x31, 0x04, 0x0c, 0x02, b'h', b'i'] };
+        let csr = leaf_params("payments").serialize_request_with_attributes(&new_key(), vec![attribute]).unwrap();
+        assert_eq!(SigningRequest::read(csr.der()).unwrap_err(), CsrError::Unsupported);
+    }
+
+    #[test]
+    fn other_keys_than_p_256_are_refused() {
+        for algorithm in [&PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            let csr = leaf_params("payments").serialize_request(&key).unwrap();
+            assert_eq!(SigningRequest::read(csr.der()).unwrap_err(), CsrError::Key);
+        }
+    }
+
+    #[test]
+    fn a_changed_request_is_refused() {
+        let request = KeyRequest::generate(&id("payments")).unwrap();
+        let der = request.csr_der();
+        let at = der.windows(8).position(|window| window == b"payments").unwrap();
+        let mut changed = der.to_vec();
+        changed[at] = b'q';
+        assert_eq!(SigningRequest::read(&changed).unwrap_err(), CsrError::Signature);
+        let mut longer = der.to_vec();
+        longer.push(0);
+        assert_eq!(SigningRequest::read(&longer).unwrap_err(), CsrError::Malformed);
+        assert_eq!(SigningRequest::read(&[0x30; MAX_BYTES + 1]).unwrap_err(), CsrError::Malformed);
+        assert_eq!(SigningRequest::read(&[]).unwrap_err(), CsrError::Malformed);
+    }
+
+    proptest! {
+        #[test]
+        fn no_single_changed_byte_is_signed(position in 0usize..400, bits in 1u8..) {
+            thread_local!(static CSR: Vec<u8> = KeyRequest::generate(&id("payments")).unwrap().csr_der().to_vec());
+            let mut csr = CSR.with(Clone::clone);
+            let length = csr.len();
+            csr[position % length] ^= bits;
+            prop_assert!(SigningRequest::read(&csr).is_err());
+        }
+    }
+}

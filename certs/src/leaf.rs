@@ -145,3 +145,104 @@ fn system_time(time: &ASN1Time) -> Option<SystemTime> {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     if seconds < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::string::Ia5String;
+    use rcgen::{BasicConstraints, CustomExtension, IsCa, KeyUsagePurpose, SanType};
+
+    use super::*;
+    use crate::testing::{Forge, HOUR, noon, id, uri};
+
+    fn read(spoil: impl FnOnce(&mut rcgen::CertificateParams)) -> Result<Leaf, LeafError> {
+        Leaf::read(&Forge::new().leaf(spoil).0)
+    }
+
+    #[test]
+    fn a_right_leaf_names_its_identity_and_its_times() {
+        let leaf = read(|_| {}).unwrap();
+        assert_eq!(*leaf.id(), id("payments"));
+        assert_eq!((leaf.not_before(), leaf.not_after()), (noon() - HOUR, noon() + HOUR));
+    }
+
+    #[test]
+    fn exactly_one_uri_names_the_identity() {
+        assert_eq!(read(|leaf| leaf.subject_alt_names.clear()), Err(LeafError::NoUri));
+        let dns = SanType::DnsName(Ia5String::try_from("payments.shop").unwrap());
+        assert_eq!(read(|leaf| leaf.subject_alt_names = vec![dns.clone()]), Err(LeafError::NoUri));
+        assert_eq!(
+            read(|leaf| leaf.subject_alt_names.push(uri(id("web").as_str()))),
+            Err(LeafError::SeveralUris(2))
+        );
+        assert_eq!(
+            read(|leaf| leaf.subject_alt_names.push(uri("https://example.com"))),
+            Err(LeafError::SeveralUris(2)),
+            "a URI of another scheme is a second name too"
+        );
+        assert!(read(|leaf| leaf.subject_alt_names.push(dns)).is_ok(), "other names do not matter");
+    }
+
+    #[test]
+    fn two_lists_of_names_are_refused() {
+        // The second extension, as bytes: SEQUENCE { [6] "spiffe://a/ns/b/sa/c" }.
+        let name = b"spiffe://a/ns/b/sa/c";
+        let mut content = vec![0x30, name.len() as u8 + 2, 0x86, name.len() as u8];
+        content.extend_from_slice(name);
+        let second = CustomExtension::from_oid_content(&[2, 5, 29, 17], content);
+        assert_eq!(read(|leaf| leaf.custom_extensions.push(second)), Err(LeafError::Malformed));
+    }
+
+    #[test]
+    fn a_nul_ends_no_name() {
+        for bad in ["spiffe://outrigger.local/ns/shop/sa/payments\0", "spiffe://outrigger.local\0/ns/shop/sa/payments"] {
+            let error = read(|leaf| leaf.subject_alt_names = vec![uri(bad)]).unwrap_err();
+            assert!(matches!(error, LeafError::Uri(_)), "{bad:?}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_no_text_are_refused() {
+        let content = vec![0x30, 0x04, 0x86, 0x02, 0xff, 0xfe];
+        let bad = CustomExtension::from_oid_content(&[2, 5, 29, 17], content);
+        let result = read(|leaf| {
+            leaf.subject_alt_names.clear();
+            leaf.custom_extensions.push(bad);
+        });
+        assert_eq!(result, Err(LeafError::Malformed));
+    }
+
+    #[test]
+    fn a_ca_is_no_workload() {
+        let ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        assert_eq!(read(|leaf| leaf.is_ca = ca), Err(LeafError::Ca));
+        for usage in [KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign] {
+            assert_eq!(read(|leaf| leaf.key_usages.push(usage)), Err(LeafError::KeyUsage));
+        }
+        assert_eq!(read(|leaf| leaf.key_usages.clear()), Err(LeafError::KeyUsage));
+        let agreement = vec![KeyUsagePurpose::KeyAgreement];
+        assert_eq!(read(|leaf| leaf.key_usages = agreement), Err(LeafError::KeyUsage));
+    }
+
+    #[test]
+    fn bytes_after_the_certificate_are_refused() {
+        let (leaf, _) = Forge::new().leaf(|_| {});
+        let mut longer = leaf.to_vec();
+        longer.push(0);
+        assert_eq!(Leaf::read(&longer), Err(LeafError::Malformed));
+        assert_eq!(Leaf::read(&leaf[..leaf.len() - 1]), Err(LeafError::Malformed));
+        assert_eq!(Leaf::read(&vec![0x30; MAX_BYTES + 1]), Err(LeafError::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_certificates_never_panic(position in 0usize..600, bits in 1u8.., cut in 0usize..700) {
+            thread_local!(static LEAF: Vec<u8> = Forge::new().leaf(|_| {}).0.to_vec());
+            let mut leaf = LEAF.with(Clone::clone);
+            let length = leaf.len();
+            leaf[position % length] ^= bits;
+            leaf.truncate(cut);
+            let _ = Leaf::read(&leaf);
+        }
+    }
+}

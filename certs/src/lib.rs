@@ -39,6 +39,9 @@ mod trust_domain;
 mod validity;
 mod verify;
 
+#[cfg(test)]
+mod testing;
+
 pub use authority::{
     Authority, AuthorityError, AuthoritySettings, AuthorityStatus, CertificateStatus, Changes, IssuedChain,
     RootPhase, RotationError, SignError, SigningError, StateError,

@@ -232,3 +232,77 @@ impl fmt::Debug for Svid {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::{Forge, HOUR, noon, id, uri};
+
+    #[test]
+    fn saved_and_loaded_it_is_the_same_and_private() {
+        let svid = Forge::new().svid("payments");
+        let directory = tempfile::tempdir().unwrap();
+        svid.save(directory.path()).unwrap();
+        let path = directory.path().join(FILE);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let loaded = Svid::load(directory.path(), noon()).unwrap();
+        assert_eq!((loaded.id(), loaded.chain()), (svid.id(), svid.chain()));
+        assert_eq!(loaded.key.secret_pkcs8_der(), svid.key.secret_pkcs8_der());
+        for then in [noon() - 2 * HOUR, noon() + 2 * HOUR] {
+            assert!(matches!(Svid::load(directory.path(), then), Err(SvidError::NotValid { .. })));
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(
+            Svid::load(directory.path(), noon()),
+            Err(SvidError::File(FileError::Exposed { .. }))
+        ));
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let svid = Forge::new().svid("payments");
+        let directory = tempfile::tempdir().unwrap();
+        svid.save(directory.path()).unwrap();
+        let whole = std::fs::read_to_string(directory.path().join(FILE)).unwrap();
+        let certificate = &whole[whole.find("-----BEGIN CERTIFICATE").unwrap()..];
+        let key = &whole[..whole.find("-----BEGIN CERTIFICATE").unwrap()];
+        let swapped = format!("{certificate}{key}");
+        for bad in ["", "nonsense", certificate, key, &swapped] {
+            files::write_atomic(&directory.path().join(FILE), bad.as_bytes(), 0o600).unwrap();
+            assert!(Svid::load(directory.path(), noon()).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn the_key_must_be_the_certificates() {
+        let forge = Forge::new();
+        let (leaf, _) = forge.leaf(|_| {});
+        let (_, other) = forge.leaf(|_| {});
+        assert!(matches!(Svid::new(vec![leaf], other.serialize_der().into()), Err(SvidError::Key(_))));
+    }
+
+    #[test]
+    fn an_answer_for_somebody_else_is_refused() {
+        let forge = Forge::new();
+        let request = KeyRequest::generate(&id("payments")).unwrap();
+        let (leaf, _) = forge.leaf(|leaf| leaf.subject_alt_names = vec![uri(id("web").as_str())]);
+        let error = request.into_svid(vec![leaf.to_vec()], &forge.bundle(), noon()).unwrap_err();
+        assert!(matches!(error, SvidError::Identity { .. }), "{error:?}");
+        let request = KeyRequest::generate(&id("payments")).unwrap();
+        let (leaf, _) = forge.leaf(|_| {});
+        let error = request.into_svid(vec![leaf.to_vec()], &forge.bundle(), noon()).unwrap_err();
+        assert!(matches!(error, SvidError::Key(_)), "{error:?}");
+        let request = KeyRequest::generate(&id("payments")).unwrap();
+        let error = request.into_svid(vec![leaf.to_vec()], &Forge::new().bundle(), noon()).unwrap_err();
+        assert!(matches!(error, SvidError::Verify(_)), "{error:?}");
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let svid = Forge::new().svid("payments");
+        let shown = format!("{svid:?}{:?}", KeyRequest::generate(&id("payments")).unwrap());
+        assert!(shown.contains("payments") && shown.len() < 300, "{shown}");
+    }
+}
