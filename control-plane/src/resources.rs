@@ -48,6 +48,7 @@ pub use service_policy::{
     ServicePolicy, ServicePolicySpec, TargetRef, Timeouts,
 };
 
+pub(crate) use metadata::{is_label, is_subdomain};
 pub(crate) use problem::{FieldPath, Problems};
 
 /// The namespace of a document that names none.
