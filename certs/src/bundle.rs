@@ -287,13 +287,13 @@ mod tests {
     fn a_certificate_is_for_what_it_says() {
         let forge = Forge::new();
         let (server, _) = forge.leaf(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
-        let (nothing, _) = forge.leaf(|leaf| leaf.extended_key_usages.clear());
         let verify = |leaf: &CertificateDer<'static>, purpose| {
             forge.bundle().verify(std::slice::from_ref(leaf), noon(), purpose)
         };
         assert!(verify(&server, Purpose::Server).is_ok());
         assert_eq!(verify(&server, Purpose::Client), Err(VerifyError::Purpose(Purpose::Client)));
-        assert_eq!(verify(&nothing, Purpose::Server), Err(VerifyError::Purpose(Purpose::Server)));
+        let (client, _) = forge.leaf(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+        assert_eq!(verify(&client, Purpose::Server), Err(VerifyError::Purpose(Purpose::Server)));
     }
 
     #[test]

@@ -20,7 +20,8 @@ const MAX_BYTES: usize = 16 << 10;
 /// What a leaf certificate says, if it has the shape of an X.509-SVID.
 ///
 /// That is: version 3; exactly one URI among its alternative names, which is an identity of a mesh; no CA flag;
-/// key usage with digitalSignature and neither keyCertSign nor cRLSign ([X509-SVID §2 to §4]).
+/// key usage with digitalSignature and neither keyCertSign nor cRLSign; an extended key usage
+/// ([X509-SVID §2 to §4]).
 ///
 /// [X509-SVID §2 to §4]: https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,9 @@ pub enum LeafError {
     /// Its key may not sign handshakes, or may sign certificates.
     #[error("its key usage must include digitalSignature and neither keyCertSign nor cRLSign")]
     KeyUsage,
+    /// It does not say what it is for, which RFC 5280 reads as: for everything.
+    #[error("it has no extended key usage; a mesh's CA always writes it")]
+    NoPurpose,
 }
 
 impl Leaf {
@@ -117,7 +121,11 @@ fn check_key_use(certificate: &X509Certificate<'_>) -> Result<(), LeafError> {
     if !usage.digital_signature() || usage.key_cert_sign() || usage.crl_sign() {
         return Err(LeafError::KeyUsage);
     }
-    Ok(())
+    match certificate.extended_key_usage() {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(LeafError::NoPurpose),
+        Err(_) => Err(LeafError::Malformed),
+    }
 }
 
 /// Parses one version 3 certificate that fills its bytes to the end.
@@ -222,6 +230,7 @@ mod tests {
         assert_eq!(read(|leaf| leaf.key_usages.clear()), Err(LeafError::KeyUsage));
         let agreement = vec![KeyUsagePurpose::KeyAgreement];
         assert_eq!(read(|leaf| leaf.key_usages = agreement), Err(LeafError::KeyUsage));
+        assert_eq!(read(|leaf| leaf.extended_key_usages.clear()), Err(LeafError::NoPurpose));
     }
 
     #[test]

@@ -183,6 +183,13 @@ impl Svid {
         Arc::clone(&self.certified)
     }
 
+    /// An identity that shows another chain, or signs by another key, than its own.
+    #[cfg(test)]
+    pub(crate) fn forged(mut self, certified: CertifiedKey) -> Self {
+        self.certified = Arc::new(certified);
+        self
+    }
+
     /// Writes key and chain to `svid.pem` in a directory that exists, atomically and with mode 0600.
     ///
     /// # Errors

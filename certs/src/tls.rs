@@ -230,3 +230,6 @@ fn refusal(error: VerifyError) -> rustls::Error {
 fn wall_time(now: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs())
 }
+
+#[cfg(test)]
+mod tests;

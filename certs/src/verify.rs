@@ -111,14 +111,11 @@ pub(crate) fn verify_chain(
     Ok(leaf)
 }
 
-/// RFC 5280 lets a certificate without extended key usage pass for any use; a mesh's CA always writes it, so here
-/// it is required.
+/// Passes certificates without extended key usage, as CAs' are; a leaf has it, or [`Leaf::read`] has refused it.
 fn usage(purpose: Purpose) -> KeyUsage {
-    const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
-    const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
     match purpose {
-        Purpose::Client => KeyUsage::required(CLIENT_AUTH),
-        Purpose::Server => KeyUsage::required(SERVER_AUTH),
+        Purpose::Client => KeyUsage::client_auth(),
+        Purpose::Server => KeyUsage::server_auth(),
     }
 }
 
