@@ -1,0 +1,481 @@
+//! The scrape page: [Prometheus text] 0.0.4, or [OpenMetrics] 1.0 with exemplars where the scraper asks for it.
+//!
+//! [Prometheus text]: https://prometheus.io/docs/instrumenting/exposition_formats/
+//! [OpenMetrics]: https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md
+
+use std::fmt::{self, Display, Write};
+use std::time::{Duration, SystemTime};
+
+use super::Event;
+use super::latency::{BUCKETS, Latency};
+use super::process::ProcessFacts;
+use super::series::{Outcome, Reason, RequestData, SeriesKey, TcpData};
+use super::snapshot::MetricsSnapshot;
+use crate::access_log::LogCounts;
+use crate::exchange::NO_STATUS;
+use crate::failure::{Failure, Side};
+use crate::span::SpanCounts;
+
+/// Which of the two text formats a scraper gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// What every scraper reads.
+    Prometheus,
+    /// With units and exemplars.
+    OpenMetrics,
+}
+
+impl Format {
+    /// As an `Accept` header asks: OpenMetrics if it is named without a quality of zero.
+    pub fn from_accept(accept: &str) -> Self {
+        let wanted = accept.split(',').any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let named = parts.next().is_some_and(|t| t.eq_ignore_ascii_case("application/openmetrics-text"));
+            let refused = parts.filter_map(|p| p.strip_prefix("q=")).any(|q| q.parse() == Ok(0.0));
+            named && !refused
+        });
+        if wanted { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// For the answer's `Content-Type`.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// What the proxy says of itself beside what its workers counted.
+#[derive(Debug, Clone)]
+pub struct ProxyFacts {
+    /// When the process started.
+    pub started: SystemTime,
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// When the workload's certificate ends; `None` while there is none.
+    pub certificate_expiry: Option<SystemTime>,
+    /// The control stream is up.
+    pub control_connected: bool,
+    /// Of the exporter.
+    pub spans: SpanCounts,
+    /// Of the access log.
+    pub log: LogCounts,
+}
+
+/// Writes the page.
+pub fn render(sum: &MetricsSnapshot, facts: &ProxyFacts, format: Format) -> String {
+    let mut page = Page { out: String::with_capacity(16 * 1024), format, family: String::new() };
+    requests(&mut page, sum);
+    tcp(&mut page, sum);
+    connections(&mut page, sum);
+    breakers(&mut page, sum);
+    events(&mut page, sum);
+    proxy(&mut page, sum, facts);
+    process(&mut page, &ProcessFacts::read(), facts);
+    if format == Format::OpenMetrics {
+        page.out.push_str("# EOF\n");
+    }
+    page.out
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+struct Page {
+    out: String,
+    format: Format,
+    family: String,
+}
+
+impl Page {
+    /// Begins a family; a counter's name is given without its `_total`.
+    fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        self.family = name.to_owned();
+        let (word, suffix) = match (kind, self.format) {
+            (Kind::Counter, Format::Prometheus) => ("counter", "_total"),
+            (Kind::Counter, Format::OpenMetrics) => ("counter", ""),
+            (Kind::Gauge, _) => ("gauge", ""),
+            (Kind::Histogram, _) => ("histogram", ""),
+        };
+        self.put(format_args!("# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {word}\n"));
+        let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(unit));
+        if let (Format::OpenMetrics, Some(unit)) = (self.format, unit) {
+            self.put(format_args!("# UNIT {name} {unit}\n"));
+        }
+    }
+
+    fn counter(&mut self, labels: &Labels, value: impl Display) {
+        let Self { out, family, .. } = self;
+        writeln!(out, "{family}_total{labels} {value}").expect(TO_STRING);
+    }
+
+    fn gauge(&mut self, labels: &Labels, value: impl Display) {
+        let Self { out, family, .. } = self;
+        writeln!(out, "{family}{labels} {value}").expect(TO_STRING);
+    }
+
+    fn histogram(&mut self, labels: &Labels, latency: &Latency) {
+        let total = latency.histogram.len();
+        let bounds = BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
+        let counts = latency.cumulative().into_iter().chain([total]);
+        for (index, (bound, count)) in bounds.zip(counts).enumerate() {
+            let labels = labels.clone().with("le", bound);
+            self.put(format_args!("{}_bucket{labels} {count}", self.family.clone()));
+            self.exemplar(latency, index);
+            self.out.push('\n');
+        }
+        let sum = Seconds(latency.sum);
+        self.put(format_args!(
+            "{name}_sum{labels} {sum}\n{name}_count{labels} {total}\n",
+            name = self.family.clone()
+        ));
+    }
+
+    fn exemplar(&mut self, latency: &Latency, bucket: usize) {
+        let Some(exemplar) = latency.exemplar(bucket) else { return };
+        if self.format != Format::OpenMetrics {
+            return;
+        }
+        let labels = Labels::new()
+            .with("trace_id", &exemplar.trace_id.to_string())
+            .with("span_id", &exemplar.span_id.to_string());
+        let (value, at) = (Seconds(exemplar.value), Seconds(since_epoch(exemplar.at)));
+        self.put(format_args!(" # {labels} {value} {at}"));
+    }
+
+    fn put(&mut self, text: fmt::Arguments<'_>) {
+        self.out.write_fmt(text).expect(TO_STRING);
+    }
+}
+
+const TO_STRING: &str = "writing to a string cannot fail";
+
+/// A label set as it is printed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Labels(String);
+
+impl Labels {
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        if !self.0.is_empty() {
+            self.0.push(',');
+        }
+        self.0.push_str(name);
+        self.0.push_str("=\"");
+        for character in value.chars() {
+            match character {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                plain => self.0.push(plain),
+            }
+        }
+        self.0.push('"');
+        self
+    }
+
+    fn of_series(key: &SeriesKey) -> Self {
+        let service = key.service.as_ref();
+        let name = if key.overflow { "_other" } else { service.map_or("", |s| s.name()) };
+        let port = if key.port == 0 { String::new() } else { key.port.to_string() };
+        Self::new()
+            .with("direction", key.side.as_str())
+            .with("service", name)
+            .with("namespace", service.map_or("", |s| s.namespace()))
+            .with("port", &port)
+            .with("route", key.route.as_deref().unwrap_or_default())
+            .with("peer", key.peer.as_ref().map_or("", |peer| peer.as_str()))
+            .with("tls", yes_or_no(key.mtls))
+    }
+
+    fn of_side(side: Side) -> Self {
+        Self::new().with("direction", side.as_str())
+    }
+}
+
+impl Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, "{{{}}}", self.0) }
+    }
+}
+
+/// A duration in seconds to the microsecond.
+struct Seconds(Duration);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
+    }
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn yes_or_no(yes: bool) -> &'static str {
+    if yes { "true" } else { "false" }
+}
+
+/// Sorted by their labels, so that two scrapes compare line by line.
+fn sorted<'a, K, V>(
+    series: impl IntoIterator<Item = (K, &'a V)>,
+    labels: impl Fn(K) -> Labels,
+) -> Vec<(Labels, &'a V)> {
+    let mut all: Vec<_> = series.into_iter().map(|(key, value)| (labels(key), value)).collect();
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all
+}
+
+fn requests(page: &mut Page, sum: &MetricsSnapshot) {
+    let series: Vec<(Labels, &RequestData)> = sorted(&sum.requests, Labels::of_series);
+    page.family("outrigger_requests", Kind::Counter, "Requests that have ended, by how they ended.");
+    for (labels, data) in &series {
+        for (outcome, count) in data.outcomes.iter() {
+            page.counter(&outcome_labels(labels, outcome), count);
+        }
+    }
+    page.family("outrigger_requests_active", Kind::Gauge, "Requests under way.");
+    for side in [Side::Outbound, Side::Inbound] {
+        page.gauge(&Labels::of_side(side), sum.active[side as usize]);
+    }
+    let duration = "Time from a request's head to the end of its answer, as the caller saw it.";
+    page.family("outrigger_request_duration_seconds", Kind::Histogram, duration);
+    for (labels, data) in &series {
+        page.histogram(labels, &data.duration);
+    }
+    let overhead = "The part of a request's duration spent in this proxy and not waiting for the upstream.";
+    page.family("outrigger_proxy_overhead_seconds", Kind::Histogram, overhead);
+    for (labels, data) in &series {
+        page.histogram(labels, &data.overhead);
+    }
+    page.family(
+        "outrigger_retries",
+        Kind::Counter,
+        "Attempts after a request's first, by why the one before failed.",
+    );
+    for (labels, data) in &series {
+        for (reason, count) in data.retries.iter() {
+            page.counter(&labels.clone().with("reason", &reason_text(reason)), count);
+        }
+    }
+    page.family("outrigger_attempts", Kind::Counter, "Attempts sent upstream, retries included.");
+    for (labels, data) in &series {
+        let failures = data.attempts - data.attempt_successes;
+        page.counter(&labels.clone().with("success", "true"), data.attempt_successes);
+        page.counter(&labels.clone().with("success", "false"), failures);
+    }
+    page.family("outrigger_request_body_bytes", Kind::Counter, "Body bytes read from callers.");
+    for (labels, data) in &series {
+        page.counter(labels, data.request_bytes);
+    }
+    page.family("outrigger_response_body_bytes", Kind::Counter, "Body bytes sent to callers.");
+    for (labels, data) in &series {
+        page.counter(labels, data.response_bytes);
+    }
+}
+
+fn outcome_labels(series: &Labels, outcome: Outcome) -> Labels {
+    let (status, grpc_status, failure) = match outcome {
+        Outcome::Ended { status: NO_STATUS, grpc_status, failure } => (String::new(), grpc_status, failure),
+        Outcome::Ended { status, grpc_status, failure } => (status.to_string(), grpc_status, failure),
+        Outcome::Other => ("_other".to_owned(), None, None),
+    };
+    let grpc_status = grpc_status.map(|code| code.to_string()).unwrap_or_default();
+    series
+        .clone()
+        .with("status", &status)
+        .with("grpc_status", &grpc_status)
+        .with("error", error_text(failure))
+}
+
+fn error_text(failure: Option<Failure>) -> &'static str {
+    failure.map_or("", Failure::name)
+}
+
+fn reason_text(reason: Reason) -> String {
+    match reason {
+        Reason::Failure(failure) => failure.name().to_owned(),
+        Reason::Grpc(code) => format!("grpc-{code}"),
+        Reason::Status(status) => format!("status-{status}"),
+        Reason::Other => "_other".to_owned(),
+    }
+}
+
+fn tcp(page: &mut Page, sum: &MetricsSnapshot) {
+    let series: Vec<(Labels, &TcpData)> = sorted(&sum.tcp, Labels::of_series);
+    page.family("outrigger_tcp_connections_opened", Kind::Counter, "Opaque connections begun.");
+    for (labels, data) in &series {
+        page.counter(labels, data.opened);
+    }
+    page.family(
+        "outrigger_tcp_connections_closed",
+        Kind::Counter,
+        "Opaque connections ended, by error if any.",
+    );
+    for (labels, data) in &series {
+        for (failure, count) in data.closed.iter() {
+            page.counter(&labels.clone().with("error", error_text(failure)), count);
+        }
+    }
+    page.family("outrigger_tcp_connections_open", Kind::Gauge, "Opaque connections now.");
+    for (labels, data) in &series {
+        page.gauge(labels, data.opened.saturating_sub(data.closed.total()));
+    }
+    page.family("outrigger_tcp_connection_duration_seconds", Kind::Histogram, "Life of opaque connections.");
+    for (labels, data) in &series {
+        page.histogram(labels, &data.duration);
+    }
+    page.family("outrigger_tcp_read_bytes", Kind::Counter, "Opaque bytes that came from callers.");
+    for (labels, data) in &series {
+        page.counter(labels, data.read_bytes);
+    }
+    page.family("outrigger_tcp_written_bytes", Kind::Counter, "Opaque bytes that went to callers.");
+    for (labels, data) in &series {
+        page.counter(labels, data.written_bytes);
+    }
+}
+
+fn connections(page: &mut Page, sum: &MetricsSnapshot) {
+    let series = sorted(&sum.connections, |kind| {
+        Labels::of_side(kind.side)
+            .with("role", kind.role.as_str())
+            .with("protocol", kind.wire.as_str())
+            .with("tls", yes_or_no(kind.mtls))
+    });
+    page.family("outrigger_connections_opened", Kind::Counter, "Connections accepted or dialed.");
+    for (labels, data) in &series {
+        page.counter(labels, data.opened);
+    }
+    page.family("outrigger_connections_open", Kind::Gauge, "Connections now, idle ones included.");
+    for (labels, data) in &series {
+        page.gauge(labels, data.open);
+    }
+}
+
+fn breakers(page: &mut Page, sum: &MetricsSnapshot) {
+    let series = sorted(&sum.breakers, |service| {
+        Labels::new().with("service", service.name()).with("namespace", service.namespace())
+    });
+    let help = "Changes of state of the circuit breakers of a service's endpoints.";
+    page.family("outrigger_breaker_transitions", Kind::Counter, help);
+    for (labels, data) in &series {
+        for (state, count) in [("closed", data.closed), ("open", data.opened)] {
+            page.counter(&labels.clone().with("state", state), count);
+        }
+    }
+    page.family(
+        "outrigger_breaker_open",
+        Kind::Gauge,
+        "Endpoints that their breaker keeps out, summed over workers.",
+    );
+    for (labels, data) in &series {
+        page.gauge(labels, data.out);
+    }
+}
+
+impl Event {
+    fn family(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ConnectFailed(..) => {
+                ("outrigger_connections_failed", "Connections that could not be made.")
+            }
+            Self::DetectTimeout(_) => (
+                "outrigger_detect_timeouts",
+                "Connections whose protocol was not told in time, served as opaque.",
+            ),
+            Self::Limit(..) => ("outrigger_limit_reached", "Times that a bound was reached."),
+            Self::TlsRefused(..) => {
+                ("outrigger_tls_refused", "Connections refused for their TLS or its absence.")
+            }
+        }
+    }
+
+    fn labels(self) -> Labels {
+        match self {
+            Self::DetectTimeout(side) => Labels::of_side(side),
+            Self::Limit(side, limit) => Labels::of_side(side).with("limit", limit.as_str()),
+            Self::TlsRefused(side, failure) | Self::ConnectFailed(side, failure) => {
+                Labels::of_side(side).with("error", failure.name())
+            }
+        }
+    }
+}
+
+fn events(page: &mut Page, sum: &MetricsSnapshot) {
+    let kinds = [
+        Event::ConnectFailed(Side::Outbound, Failure::ConnectRefused),
+        Event::DetectTimeout(Side::Outbound),
+        Event::Limit(Side::Outbound, super::Limit::Connections),
+        Event::TlsRefused(Side::Outbound, Failure::TlsHandshake),
+    ];
+    for kind in kinds {
+        let (name, help) = kind.family();
+        page.family(name, Kind::Counter, help);
+        let of_kind = sum.events.iter().filter(|(event, _)| event.family().0 == name);
+        for (labels, count) in sorted(of_kind, |event| event.labels()) {
+            page.counter(&labels, count);
+        }
+    }
+}
+
+fn proxy(page: &mut Page, sum: &MetricsSnapshot, facts: &ProxyFacts) {
+    let none = Labels::new();
+    page.family("outrigger_build_info", Kind::Gauge, "Always 1; the version is a label.");
+    page.gauge(&Labels::new().with("version", env!("CARGO_PKG_VERSION")), 1);
+    page.family("outrigger_workers", Kind::Gauge, "Threads that serve requests.");
+    page.gauge(&none, facts.workers);
+    page.family("outrigger_control_plane_connected", Kind::Gauge, "1 while the control stream is up.");
+    page.gauge(&none, u8::from(facts.control_connected));
+    let help = "When the workload's certificate ends, Unix time.";
+    page.family("outrigger_certificate_expiry_timestamp_seconds", Kind::Gauge, help);
+    if let Some(expiry) = facts.certificate_expiry {
+        page.gauge(&none, since_epoch(expiry).as_secs());
+    }
+    page.family("outrigger_spans_exported", Kind::Counter, "Spans that the collector accepted.");
+    page.counter(&none, facts.spans.exported);
+    page.family("outrigger_spans_dropped", Kind::Counter, "Spans lost, by why.");
+    page.counter(&Labels::new().with("reason", "export-failed"), facts.spans.failed);
+    page.counter(&Labels::new().with("reason", "queue-full"), facts.spans.dropped);
+    page.family("outrigger_access_log_lines", Kind::Counter, "Access log lines written.");
+    page.counter(&none, facts.log.written);
+    page.family(
+        "outrigger_access_log_dropped",
+        Kind::Counter,
+        "Access log lines lost, the writer being too slow or failing.",
+    );
+    page.counter(&none, facts.log.dropped);
+    let help = "Records counted under service=\"_other\" because a table of series was full.";
+    page.family("outrigger_series_overflow", Kind::Counter, help);
+    page.counter(&none, sum.overflowed);
+}
+
+fn process(page: &mut Page, process: &ProcessFacts, facts: &ProxyFacts) {
+    let none = Labels::new();
+    page.family("process_start_time_seconds", Kind::Gauge, "When the process started, Unix time.");
+    page.gauge(&none, Seconds(since_epoch(facts.started)));
+    page.family("process_cpu_seconds", Kind::Counter, "User and system time spent.");
+    if let Some(cpu) = process.cpu {
+        page.counter(&none, Seconds(cpu));
+    }
+    let gauges = [
+        ("process_resident_memory_bytes", "Resident memory.", process.resident_bytes),
+        ("process_virtual_memory_bytes", "Virtual memory.", process.virtual_bytes),
+        ("process_threads", "Threads of the operating system.", process.threads),
+        ("process_open_fds", "File descriptors open.", process.open_files),
+        ("process_max_fds", "File descriptors that may be open.", process.max_files),
+    ];
+    for (name, help, value) in gauges {
+        page.family(name, Kind::Gauge, help);
+        if let Some(value) = value {
+            page.gauge(&none, value);
+        }
+    }
+}
