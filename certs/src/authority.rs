@@ -52,6 +52,9 @@ use state::State;
 const STATE_FILE: &str = "authority.json";
 const LOCK_FILE: &str = "authority.lock";
 
+/// A rotation that takes its time needs three roots; bundles have room for twice as many as this.
+const MOST_ROOTS: usize = 8;
+
 /// What an authority signs for, and for how long.
 #[derive(Debug, Clone)]
 pub struct AuthoritySettings {
@@ -164,6 +167,9 @@ pub enum RotationError {
     /// A next root is already published.
     #[error("a next root is already published; activate it first")]
     AlreadyPublished,
+    /// Somebody hurries: so many roots are still trusted that another would make bundles too large.
+    #[error("{0} roots are still trusted; wait until the old ones retire, or retire them")]
+    TooManyRoots(usize),
     /// There is no next root.
     #[error("there is no next root; publish one first")]
     NoNextRoot,
@@ -391,6 +397,10 @@ impl Authority {
         if self.current().state.next_root().is_some() {
             return Err(RotationError::AlreadyPublished);
         }
+        let trusted = self.current().state.trusted_roots().count();
+        if trusted >= MOST_ROOTS {
+            return Err(RotationError::TooManyRoots(trusted));
+        }
         self.take(Step::PublishRoot, self.clock.now(), &changing)
     }
 
@@ -417,7 +427,7 @@ impl Authority {
         if self.current().state.old_roots().next().is_none() {
             return Err(RotationError::NoOldRoot);
         }
-        self.take(Step::RetireRoots, self.clock.now(), &changing)
+        self.take(Step::DropOldRoots, self.clock.now(), &changing)
     }
 
     /// What people want to know: every root and the issuer, and when what happens next.
@@ -436,7 +446,8 @@ impl Authority {
             Step::RenewIssuer => before.state.with_new_issuer(&self.settings, now)?,
             Step::PublishRoot => before.state.with_next_root(&self.settings, now)?,
             Step::ActivateRoot => before.state.with_next_root_active(&self.settings, now)?,
-            Step::RetireRoots => before.state.without_old_roots(),
+            Step::RetireRoots => before.state.without_spent_roots(now),
+            Step::DropOldRoots => before.state.without_old_roots(),
         };
         let after = Current::new(state).map_err(|_| SigningError::Unusable)?;
         after.save(&self.directory)?;
@@ -501,3 +512,6 @@ fn lock(directory: &Path) -> Result<File, AuthorityError> {
     }
     Err(AuthorityError::InUse(directory.to_owned()))
 }
+
+#[cfg(test)]
+mod tests;

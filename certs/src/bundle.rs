@@ -232,7 +232,7 @@ mod tests {
     use rcgen::{CertifiedIssuer, ExtendedKeyUsagePurpose};
 
     use super::*;
-    use crate::testing::{Forge, HOUR, noon, ca_params, domain, id, new_key, offset, uri};
+    use crate::testing::{Forge, HOUR, ca_params, domain, id, new_key, noon, offset, uri};
 
     #[test]
     fn proves_an_identity_of_its_own_trust_domain_only() {
@@ -255,7 +255,8 @@ mod tests {
         let (leaf, _) = Forge::new().leaf(|_| {});
         let error = Forge::new().bundle().verify(&[leaf], noon(), Purpose::Client).unwrap_err();
         assert_eq!(error, VerifyError::Signature, "the forges' roots share a name but no key");
-        let stranger = CertifiedIssuer::self_signed(ca_params("x", noon() - HOUR, noon() + HOUR), new_key()).unwrap();
+        let stranger =
+            CertifiedIssuer::self_signed(ca_params("x", noon() - HOUR, noon() + HOUR), new_key()).unwrap();
         let (leaf, _) = Forge { root: stranger }.leaf(|_| {});
         let error = Forge::new().bundle().verify(&[leaf], noon(), Purpose::Client).unwrap_err();
         assert_eq!(error, VerifyError::UnknownIssuer);
@@ -286,13 +287,15 @@ mod tests {
     #[test]
     fn a_certificate_is_for_what_it_says() {
         let forge = Forge::new();
-        let (server, _) = forge.leaf(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+        let (server, _) =
+            forge.leaf(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
         let verify = |leaf: &CertificateDer<'static>, purpose| {
             forge.bundle().verify(std::slice::from_ref(leaf), noon(), purpose)
         };
         assert!(verify(&server, Purpose::Server).is_ok());
         assert_eq!(verify(&server, Purpose::Client), Err(VerifyError::Purpose(Purpose::Client)));
-        let (client, _) = forge.leaf(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+        let (client, _) =
+            forge.leaf(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
         assert_eq!(verify(&client, Purpose::Server), Err(VerifyError::Purpose(Purpose::Server)));
     }
 
@@ -340,7 +343,13 @@ mod tests {
         let reversed = TrustBundle::from_der(domain(), roots().into_iter().rev()).unwrap();
         assert_eq!(reversed, bundle, "order does not matter");
         assert_ne!(one.bundle(), bundle);
-        for bad in ["", "x", "# trust bundle of spiffe://A\n", "# trust bundle of spiffe://a\n", "# trust bundle of spiffe://a\nx"] {
+        for bad in [
+            "",
+            "x",
+            "# trust bundle of spiffe://A\n",
+            "# trust bundle of spiffe://a\n",
+            "# trust bundle of spiffe://a\nx",
+        ] {
             assert!(TrustBundle::from_pem(bad).is_err(), "{bad:?} was taken");
         }
     }

@@ -161,7 +161,7 @@ mod tests {
     use rcgen::{BasicConstraints, CustomExtension, IsCa, KeyUsagePurpose, SanType};
 
     use super::*;
-    use crate::testing::{Forge, HOUR, noon, id, uri};
+    use crate::testing::{Forge, HOUR, id, noon, uri};
 
     fn read(spoil: impl FnOnce(&mut rcgen::CertificateParams)) -> Result<Leaf, LeafError> {
         Leaf::read(&Forge::new().leaf(spoil).0)
@@ -203,7 +203,10 @@ mod tests {
 
     #[test]
     fn a_nul_ends_no_name() {
-        for bad in ["spiffe://outrigger.local/ns/shop/sa/payments\0", "spiffe://outrigger.local\0/ns/shop/sa/payments"] {
+        for bad in [
+            "spiffe://outrigger.local/ns/shop/sa/payments\0",
+            "spiffe://outrigger.local\0/ns/shop/sa/payments",
+        ] {
             let error = read(|leaf| leaf.subject_alt_names = vec![uri(bad)]).unwrap_err();
             assert!(matches!(error, LeafError::Uri(_)), "{bad:?}: {error:?}");
         }

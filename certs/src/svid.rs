@@ -245,7 +245,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::testing::{Forge, HOUR, noon, id, uri};
+    use crate::testing::{Forge, HOUR, id, noon, uri};
 
     #[test]
     fn saved_and_loaded_it_is_the_same_and_private() {

@@ -47,7 +47,9 @@ impl Forge {
     }
 
     pub(crate) fn valid_between(not_before: SystemTime, not_after: SystemTime) -> Self {
-        Self { root: CertifiedIssuer::self_signed(ca_params("root", not_before, not_after), new_key()).unwrap() }
+        Self {
+            root: CertifiedIssuer::self_signed(ca_params("root", not_before, not_after), new_key()).unwrap(),
+        }
     }
 
     pub(crate) fn bundle(&self) -> TrustBundle {
@@ -55,7 +57,10 @@ impl Forge {
     }
 
     /// Signs a leaf after `spoil` has changed what a right one says.
-    pub(crate) fn leaf(&self, spoil: impl FnOnce(&mut CertificateParams)) -> (CertificateDer<'static>, KeyPair) {
+    pub(crate) fn leaf(
+        &self,
+        spoil: impl FnOnce(&mut CertificateParams),
+    ) -> (CertificateDer<'static>, KeyPair) {
         let key = new_key();
         let mut params = leaf_params("payments");
         spoil(&mut params);

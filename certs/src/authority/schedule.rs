@@ -1,6 +1,6 @@
 //! What an authority does next, and when: a decision without I/O.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::AuthoritySettings;
 use super::state::State;
@@ -12,7 +12,10 @@ pub(super) enum Step {
     RenewIssuer,
     PublishRoot,
     ActivateRoot,
+    /// Those whose time has come.
     RetireRoots,
+    /// All that are old, whatever they still vouch for.
+    DropOldRoots,
 }
 
 /// A step and when it is due.
@@ -39,7 +42,7 @@ pub(super) fn next(state: &State, settings: &AuthoritySettings, opened_at: Syste
     let retirement = state
         .old_roots()
         .filter_map(|root| root.retire_at)
-        .max()
+        .min()
         .map(|at| Due { at, step: Step::RetireRoots });
     // A due rotation of the root comes first: it brings a new issuer along.
     [Some(rotation), retirement, Some(renewal)]
@@ -63,11 +66,5 @@ impl AuthoritySettings {
         issuer
             .contains(now)
             .then(|| Validity::starting(now, self.svid_ttl, self.backdate, Some(issuer.not_after)))
-    }
-
-    /// When nothing that was signed until `now` is valid any more.
-    pub(super) fn last_leaf_ends(now: SystemTime, longest_svid: Duration) -> SystemTime {
-        // Lives end in whole seconds, rounded up, and the last second counts; and a clock may be a little behind.
-        now + longest_svid + Duration::from_secs(2)
     }
 }

@@ -170,7 +170,7 @@ impl State {
                     root.phase = RootPhase::Old;
                     root.since = now;
                     root.key = None;
-                    root.retire_at = Some(AuthoritySettings::last_leaf_ends(now, self.longest_svid));
+                    root.retire_at = Some(last_leaf_ends(now, self.longest_svid, root.validity));
                 }
                 RootPhase::Next => {
                     root.phase = RootPhase::Active;
@@ -180,6 +180,13 @@ impl State {
             }
         }
         Ok(next)
+    }
+
+    /// Without the old roots that have nothing left to vouch for at `now`.
+    pub(super) fn without_spent_roots(&self, now: SystemTime) -> Self {
+        let mut next = self.clone();
+        next.roots.retain(|root| root.retire_at.is_none_or(|at| now < at));
+        next
     }
 
     pub(super) fn without_old_roots(&self) -> Self {
@@ -211,6 +218,12 @@ impl Root {
         let key = self.key.clone().ok_or(SigningError::Unusable)?;
         Ok(CertifiedKey { certificate: self.certificate.clone(), key, validity: self.validity })
     }
+}
+
+/// When nothing that a root has vouched for until `now` is valid any more.
+fn last_leaf_ends(now: SystemTime, longest_svid: Duration, root: Validity) -> SystemTime {
+    // Lives end in whole seconds, rounded up, and the last second counts.
+    (now + longest_svid).min(root.not_after) + Duration::from_secs(2)
 }
 
 /// The file. Certificates and keys are PEM, times are milliseconds since 1970.

@@ -9,7 +9,8 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::leaf::LeafError;
 use crate::testing::{
-    Forge, HOUR, HandshakeError, as_io_error, ca_params, domain, id, leaf_params, new_key, noon, shake_hands, uri,
+    Forge, HOUR, HandshakeError, as_io_error, ca_params, domain, id, leaf_params, new_key, noon, shake_hands,
+    uri,
 };
 
 const ALPN: &[&[u8]] = &[b"h2"];
@@ -65,7 +66,8 @@ fn both_sides_learn_who_the_other_is() {
 fn a_server_of_another_mesh_is_refused() {
     let (ours, theirs) = (Forge::new(), Forge::new());
     let client = client_config(&ours.svid("web"), &ours.bundle(), ALPN, clock());
-    let server = server_config(&theirs.svid("payments"), &theirs.bundle(), ALPN, ClientAuth::Required, clock());
+    let server =
+        server_config(&theirs.svid("payments"), &theirs.bundle(), ALPN, ClientAuth::Required, clock());
     assert_eq!(refused_by_client(shake(&client, &server)), VerifyError::Signature);
 }
 
@@ -104,7 +106,10 @@ fn a_client_without_certificate_is_refused_unless_it_may_join() {
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(forge.bundle(), Expected::Anybody)))
+            .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(
+                forge.bundle(),
+                Expected::Anybody,
+            )))
             .with_no_client_auth(),
     );
     let mut anonymous = Arc::unwrap_or_clone(anonymous);
@@ -210,8 +215,9 @@ fn a_workload_that_signs_is_refused() {
     let thief = forge.svid("web");
     let (leaf, key) = forge.leaf(|_| {});
     let stolen_key = new_key();
-    let stolen =
-        leaf_params("payments").signed_by(&stolen_key, &Issuer::from_ca_cert_der(&leaf, key).unwrap()).unwrap();
+    let stolen = leaf_params("payments")
+        .signed_by(&stolen_key, &Issuer::from_ca_cert_der(&leaf, key).unwrap())
+        .unwrap();
     let stolen = Svid::new(vec![stolen.der().clone(), leaf], stolen_key.serialize_der().into()).unwrap();
     let client = client_config(&thief, &forge.bundle(), ALPN, clock());
     let server = server_config(&stolen, &forge.bundle(), ALPN, ClientAuth::Required, clock());
@@ -281,10 +287,9 @@ fn sessions_are_bounded_and_end_with_the_certificate() {
 
 #[test]
 fn other_errors_are_not_about_identity() {
-    for error in [
-        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure),
-        rustls::Error::General("x".into()),
-    ] {
+    for error in
+        [rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), rustls::Error::General("x".into())]
+    {
         assert!(!is_identity_error(&error), "{error}");
         assert!(!is_identity_error(&as_io_error(error)));
     }
