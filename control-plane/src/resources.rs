@@ -41,7 +41,7 @@ pub use kind::{Kind, Scope, UnknownKind};
 pub use mesh_config::{
     AccessLog, MESH_CONFIG_NAME, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, TraceFormat, Tracing,
 };
-pub use parse::{Format, Parsed, ParsedDocument, Rejected, parse};
+pub use parse::{Format, Parsed, ParsedDocument, Rejected, parse, parse_in};
 pub use problem::{DocumentProblem, Problem};
 pub use service_policy::{
     CircuitBreaker, Connection, Limits, LoadBalancer, LoadBalancerType, RequestDefaults, Retry, RetryBudget,
@@ -50,6 +50,7 @@ pub use service_policy::{
 
 pub(crate) use metadata::{is_label, is_subdomain};
 pub(crate) use problem::{FieldPath, Problems};
+pub(crate) use schema::of as schema_of;
 
 /// The namespace of a document that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";

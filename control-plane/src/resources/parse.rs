@@ -2,13 +2,14 @@
 //!
 //! All or nothing: one document that is wrong refuses the whole text, with the problems of all of them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::Value;
 
 use super::kind::Scope;
 use super::problem::{DocumentProblem, FieldPath, Problem, Problems, Step};
-use super::{DEFAULT_NAMESPACE, Kind, Resource, locate, schema, tree};
+use super::{DEFAULT_NAMESPACE, Kind, Resource, ResourceKey, locate, schema, tree};
 
 /// How many problems of one text are listed.
 const MOST_PROBLEMS: usize = 500;
@@ -43,6 +44,8 @@ pub struct ParsedDocument {
 pub struct Rejected {
     /// Never empty, in the order of the text.
     pub problems: Vec<DocumentProblem>,
+    /// It is not even YAML or JSON, or holds nothing.
+    pub malformed: bool,
 }
 
 impl fmt::Display for Rejected {
@@ -64,7 +67,22 @@ impl std::error::Error for Rejected {}
 /// # Errors
 /// Every problem of every document, with the number of the document, the line and the field.
 pub fn parse(text: &str, format: Format) -> Result<Parsed, Rejected> {
-    let mut reader = Reader::default();
+    parse_in(text, format, DEFAULT_NAMESPACE)
+}
+
+/// Reads every document of a text; those that name no namespace are in the one given.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_in(text: &str, format: Format, namespace: &str) -> Result<Parsed, Rejected> {
+    let mut reader = Reader {
+        namespace,
+        documents: Vec::new(),
+        keys: BTreeSet::new(),
+        problems: Vec::new(),
+        count: 0,
+        malformed: false,
+    };
     match format {
         Format::Json => reader.read_text(text, 0, Format::Json),
         Format::Yaml => {
@@ -74,11 +92,12 @@ pub fn parse(text: &str, format: Format) -> Result<Parsed, Rejected> {
         }
     }
     if reader.count == 0 && reader.problems.is_empty() {
-        reader.problems.push(whole_text("holds no document"));
+        reader.problems.push(whole_text("there is no document in the input"));
+        reader.malformed = true;
     }
     match reader.problems.is_empty() {
         true => Ok(Parsed { documents: reader.documents }),
-        false => Err(Rejected { problems: reader.problems }),
+        false => Err(Rejected { problems: reader.problems, malformed: reader.malformed }),
     }
 }
 
@@ -117,12 +136,16 @@ fn is_content(line: &str) -> bool {
 }
 
 /// What was read so far.
-#[derive(Default)]
-struct Reader {
+struct Reader<'a> {
+    /// Of documents that name none.
+    namespace: &'a str,
     documents: Vec<ParsedDocument>,
+    /// Of the documents read.
+    keys: BTreeSet<ResourceKey>,
     problems: Vec<DocumentProblem>,
     /// Documents met, read or not.
     count: usize,
+    malformed: bool,
 }
 
 /// Where the document being read comes from.
@@ -136,7 +159,7 @@ struct Origin<'a> {
     number: usize,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn read_text(&mut self, text: &str, lines_before: usize, format: Format) {
         match tree::read(text, format) {
             Ok(value) => {
@@ -146,6 +169,7 @@ impl Reader {
             }
             Err(error) => {
                 self.count += 1;
+                self.malformed = true;
                 self.report(DocumentProblem {
                     document: Some(self.count),
                     line: error.line.map(|line| lines_before + line),
@@ -182,13 +206,13 @@ impl Reader {
         self.count += 1;
         let name = describe(&value);
         let mut problems = Problems::default();
-        let resource = read_resource(value, &mut problems);
+        let resource = read_resource(value, self.namespace, &mut problems);
         let (errors, warnings) = problems.finish();
         for error in &errors {
             self.report(origin.problem(name.clone(), error));
         }
         let Some(resource) = resource.filter(|_| errors.is_empty()) else { return };
-        if self.documents.iter().any(|earlier| earlier.resource.key() == resource.key()) {
+        if !self.keys.insert(resource.key()) {
             let message = format!("{} is there a second time", resource.key());
             return self.report(origin.problem(name, &Problem { path: FieldPath::root(), message }));
         }
@@ -232,13 +256,13 @@ fn describe(value: &Value) -> Option<String> {
     })
 }
 
-fn read_resource(mut value: Value, problems: &mut Problems) -> Option<Resource> {
+fn read_resource(mut value: Value, namespace: &str, problems: &mut Problems) -> Option<Resource> {
     let kind = kind_of(&value, problems)?;
     if kind.scope() == Scope::Namespaced
         && let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut)
-        && metadata.get("namespace").is_none_or(|namespace| namespace.is_null() || namespace == "")
+        && metadata.get("namespace").is_none_or(|written| written.is_null() || written == "")
     {
-        metadata.insert("namespace".to_owned(), DEFAULT_NAMESPACE.into());
+        metadata.insert("namespace".to_owned(), namespace.into());
     }
     schema::check(kind, &mut value, problems);
     if let Some(object) = value.as_object_mut() {

@@ -1,0 +1,84 @@
+//! The mesh over REST: proxies, services, traffic, certificates.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+
+use super::ApiState;
+use super::answer::ListAnswer;
+use super::error::ApiError;
+use super::extract::Parameters;
+use crate::mesh::Rotation;
+use crate::resources::Period;
+use crate::status::{CertificateStatus, EdgeStats, ProxyStatus, ServiceStatus};
+
+/// The parameters of traffic statistics.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct StatsParameters {
+    /// Over so much of the latest time, as in `10s`. Default: since the proxies started.
+    #[param(value_type = Option<String>)]
+    window: Option<Period>,
+}
+
+/// The parameters of a rotation.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RotateParameters {
+    /// `issuer` or `root`.
+    what: String,
+}
+
+/// Lists the proxies, and which policy each of them runs.
+#[utoipa::path(get, path = "/v1/proxies", tag = "mesh",
+    responses((status = 200, description = "The proxies", body = ListAnswer<ProxyStatus>)))]
+pub(crate) async fn proxies(State(state): State<Arc<ApiState>>) -> Json<ListAnswer<ProxyStatus>> {
+    Json(ListAnswer { items: state.mesh.proxies() })
+}
+
+/// Lists the services of the mesh, declared or registered, with their endpoints and routes.
+#[utoipa::path(get, path = "/v1/services", tag = "mesh",
+    responses((status = 200, description = "The services", body = ListAnswer<ServiceStatus>)))]
+pub(crate) async fn services(State(state): State<Arc<ApiState>>) -> Json<ListAnswer<ServiceStatus>> {
+    Json(ListAnswer { items: state.mesh.services() })
+}
+
+/// Shows traffic by edge: requests, success, latency.
+#[utoipa::path(get, path = "/v1/stats", tag = "mesh", params(StatsParameters),
+    responses((status = 200, description = "The edges", body = ListAnswer<EdgeStats>)))]
+pub(crate) async fn stats(
+    State(state): State<Arc<ApiState>>,
+    Parameters(parameters): Parameters<StatsParameters>,
+) -> Json<ListAnswer<EdgeStats>> {
+    Json(ListAnswer { items: state.mesh.stats(parameters.window.map(Period::duration)) })
+}
+
+/// Shows the certificate authority's certificates.
+#[utoipa::path(get, path = "/v1/certificates", tag = "mesh",
+    responses((status = 200, description = "The authority", body = CertificateStatus)))]
+pub(crate) async fn certificates(State(state): State<Arc<ApiState>>) -> Json<CertificateStatus> {
+    Json(state.mesh.certificates())
+}
+
+/// Starts replacing the issuer or the root, without an outage.
+#[utoipa::path(post, path = "/v1/certificates/rotate", tag = "mesh", params(RotateParameters),
+    responses((status = 200, description = "The authority as it is now", body = CertificateStatus)))]
+pub(crate) async fn rotate(
+    State(state): State<Arc<ApiState>>,
+    Parameters(parameters): Parameters<RotateParameters>,
+) -> Result<Json<CertificateStatus>, ApiError> {
+    let what: Rotation = parameters.what.parse()?;
+    let mesh = Arc::clone(&state.mesh);
+    match tokio::task::spawn_blocking(move || mesh.rotate(what)).await {
+        Ok(status) => Ok(Json(status?)),
+        Err(error) => Err(ApiError::new(
+            http::StatusCode::SERVICE_UNAVAILABLE,
+            "Unavailable",
+            format!("the rotation was not finished: {error}"),
+        )),
+    }
+}

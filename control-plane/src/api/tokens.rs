@@ -1,0 +1,82 @@
+//! Join tokens over REST. The secret leaves in the answer that makes it, and is not kept.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use http::StatusCode;
+use http::header::CACHE_CONTROL;
+use outrigger_certs::{Fingerprint, JoinToken};
+
+use super::ApiState;
+use super::answer::{CreateTokenAnswer, CreateTokenRequest, ListAnswer};
+use super::auth::Actor;
+use super::error::ApiError;
+use super::extract::{JsonBody, Segments};
+use crate::resources::Period;
+use crate::token::{DEFAULT_TOKEN_TTL, TokenRequest, TokenStatus};
+
+/// Makes a join token for one identity.
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = CreateTokenRequest,
+    responses((status = 201, description = "The token, shown this once", body = CreateTokenAnswer)))]
+pub(crate) async fn create(
+    State(state): State<Arc<ApiState>>,
+    Extension(actor): Extension<Actor>,
+    JsonBody(body): JsonBody<CreateTokenRequest>,
+) -> Result<Response, ApiError> {
+    let ttl = match body.ttl.as_deref().map(str::parse::<Period>) {
+        None => DEFAULT_TOKEN_TTL,
+        Some(Ok(period)) => period.duration(),
+        Some(Err(error)) => return Err(ApiError::invalid_field("ttl", error.to_string())),
+    };
+    let token = JoinToken::generate(active_root(&state)?).map_err(|error| internal(&error.to_string()))?;
+    let request = TokenRequest { namespace: body.namespace, service_account: body.service_account, ttl };
+    let made = state.store.create_token(request, token.secret_hash(), &actor.0).await?;
+    tracing::info!(
+        who = %actor.0, id = %made.id, namespace = %made.namespace, service_account = %made.service_account,
+        expires = %made.expires_at, "join token made"
+    );
+    let answer = CreateTokenAnswer {
+        token: token.to_string(),
+        id: made.id,
+        namespace: made.namespace,
+        service_account: made.service_account,
+        expires_at: made.expires_at,
+    };
+    Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
+
+/// Lists join tokens, without their secrets.
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens",
+    responses((status = 200, description = "The tokens, soonest to expire first", body = ListAnswer<TokenStatus>)))]
+pub(crate) async fn list(
+    State(state): State<Arc<ApiState>>,
+) -> Result<Json<ListAnswer<TokenStatus>>, ApiError> {
+    Ok(Json(ListAnswer { items: state.store.tokens().await? }))
+}
+
+/// Revokes a join token. Certificates that it was traded for stay good until they expire.
+#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path, description = "The token's id")),
+    responses((status = 204, description = "It is worthless now")))]
+pub(crate) async fn revoke(
+    State(state): State<Arc<ApiState>>,
+    Extension(actor): Extension<Actor>,
+    segments: Segments,
+) -> Result<StatusCode, ApiError> {
+    let id = segments.named("id");
+    state.store.revoke_token(id).await?;
+    tracing::info!(who = %actor.0, id, "join token revoked");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The root that signs now: what a proxy must see on its first connection.
+fn active_root(state: &ApiState) -> Result<Fingerprint, ApiError> {
+    let roots = state.mesh.certificates().roots;
+    let root = roots.iter().find(|root| root.active).ok_or_else(|| internal("the authority has no root"))?;
+    root.fingerprint.parse().map_err(|_| internal("the root's fingerprint cannot be read"))
+}
+
+fn internal(message: &str) -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", message)
+}
