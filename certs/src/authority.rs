@@ -21,6 +21,7 @@
 //! Everything here may block on the disk and takes its time from the clock it was opened with.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -38,10 +39,12 @@ use crate::trust_domain::TrustDomain;
 
 mod certificate;
 mod schedule;
+mod settings;
 mod state;
 mod status;
 
 pub use certificate::SigningError;
+pub use settings::AuthoritySettings;
 pub use state::{RootPhase, StateError};
 pub use status::{AuthorityStatus, CertificateStatus};
 
@@ -54,45 +57,6 @@ const LOCK_FILE: &str = "authority.lock";
 
 /// A rotation that takes its time needs three roots; bundles have room for twice as many as this.
 const MOST_ROOTS: usize = 8;
-
-/// What an authority signs for, and for how long.
-#[derive(Debug, Clone)]
-pub struct AuthoritySettings {
-    /// The trust domain of every identity.
-    pub trust_domain: TrustDomain,
-    /// The life of a root. Default 10 years.
-    pub root_ttl: Duration,
-    /// The life of an issuer, at most the root's. Default 1 year.
-    pub issuer_ttl: Duration,
-    /// The life of a workload's certificate, at most the issuer's and at least 1 s. Default 24 h.
-    pub svid_ttl: Duration,
-    /// How far in the past certificates begin, for peers whose clock is behind. Default 60 s; never more than a
-    /// quarter of a certificate's life.
-    pub backdate: Duration,
-}
-
-impl AuthoritySettings {
-    /// The defaults: 10 years, 1 year, 24 hours, 60 seconds.
-    pub fn new(trust_domain: TrustDomain) -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Self {
-            trust_domain,
-            root_ttl: 3650 * DAY,
-            issuer_ttl: 365 * DAY,
-            svid_ttl: DAY,
-            backdate: Duration::from_secs(60),
-        }
-    }
-
-    fn check(&self) -> Result<(), AuthorityError> {
-        const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-        let ordered = Duration::from_secs(1) <= self.svid_ttl
-            && self.svid_ttl <= self.issuer_ttl
-            && self.issuer_ttl <= self.root_ttl
-            && self.root_ttl <= LONGEST;
-        if ordered { Ok(()) } else { Err(AuthorityError::Lifetimes) }
-    }
-}
 
 /// Why there is no authority.
 #[derive(Debug, thiserror::Error)]
@@ -502,7 +466,9 @@ fn lock(directory: &Path) -> Result<File, AuthorityError> {
     const PAUSE: Duration = Duration::from_millis(25);
     let path = directory.join(LOCK_FILE);
     let failed = |source| FileError::Io { action: "lock", path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).mode(files::PRIVATE);
+    let file = options.open(&path).map_err(failed)?;
     for _ in 0..TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(file),

@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use super::AuthoritySettings;
 use super::state::State;
-use crate::validity::Validity;
 
 /// One change of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,21 +49,4 @@ pub(super) fn next(state: &State, settings: &AuthoritySettings, opened_at: Syste
         .flatten()
         .min_by_key(|due| due.at)
         .expect("there is always a next rotation")
-}
-
-impl AuthoritySettings {
-    pub(super) fn root_validity(&self, now: SystemTime) -> Validity {
-        Validity::starting(now, self.root_ttl, self.backdate, None)
-    }
-
-    pub(super) fn issuer_validity(&self, now: SystemTime, root: Validity) -> Validity {
-        Validity::starting(now, self.issuer_ttl, self.backdate, Some(root.not_after))
-    }
-
-    /// `None` where the issuer has expired.
-    pub(super) fn leaf_validity(&self, now: SystemTime, issuer: Validity) -> Option<Validity> {
-        issuer
-            .contains(now)
-            .then(|| Validity::starting(now, self.svid_ttl, self.backdate, Some(issuer.not_after)))
-    }
 }
