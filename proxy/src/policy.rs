@@ -1,0 +1,209 @@
+//! Turns what the control plane sends into types that cannot be wrong.
+//!
+//! The control plane has validated every document before, so that a problem here means a newer control plane or a
+//! bug; either way the proxy keeps the last good policy, and the refusal names every field that it could not use.
+//! Nothing is filled in silently: what the contract says is always there and is not, is a problem.
+
+mod backend;
+mod problem;
+mod routes;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use outrigger_api::{ServiceName, v1};
+
+pub use problem::{PolicyError, Problem};
+
+use crate::snapshot::{BackendPolicy, Endpoint, MeshSettings, Protocol, ServicePort, TraceFormat};
+use problem::{Path, Problems};
+
+/// What a `Service` message says; endpoints come apart.
+#[derive(Debug)]
+pub struct ServiceParts {
+    /// Its name.
+    pub name: ServiceName,
+    /// The store's revision.
+    pub version: u64,
+    /// Its ports with their routes, in the message's order.
+    pub ports: Vec<Arc<ServicePort>>,
+    /// How its endpoints are called.
+    pub policy: Arc<BackendPolicy>,
+    /// Addresses that redirected traffic is recognised by.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Reads a service.
+///
+/// # Errors
+/// Every problem with its field's path.
+pub fn service(raw: &v1::Service) -> Result<ServiceParts, PolicyError> {
+    let mut problems = Problems::default();
+    let path = Path::Root("service");
+    let name = service_name(raw.name.as_ref(), &path.field("name"), &mut problems);
+    let mut ports: Vec<Arc<ServicePort>> = Vec::with_capacity(raw.ports.len());
+    for (index, raw) in raw.ports.iter().enumerate() {
+        let path = path.field("ports");
+        let path = path.index(index);
+        let Some(port) = routes::port(raw, &path, &mut problems) else { continue };
+        if ports.iter().any(|earlier| earlier.port == port.port) {
+            problems.add(&path.field("port"), format!("{} is there twice", port.port));
+        }
+        ports.push(Arc::new(port));
+    }
+    let policy = backend::policy(raw.policy.as_ref(), &path.field("policy"), &mut problems);
+    let mut addresses = Vec::with_capacity(raw.addresses.len());
+    for (index, text) in raw.addresses.iter().enumerate() {
+        match text.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                problems.add(&path.field("addresses").index(index), format!("{text:?} is not an IP address"))
+            }
+        }
+    }
+    let version = raw.version;
+    problems.result(name.zip(policy).map(|(name, policy)| ServiceParts {
+        name,
+        version,
+        ports,
+        policy: Arc::new(policy),
+        addresses,
+    }))
+}
+
+/// Reads the endpoints that changed.
+///
+/// # Errors
+/// Every problem with its field's path.
+pub fn endpoints(raw: &v1::Endpoints) -> Result<Vec<Endpoint>, PolicyError> {
+    let mut problems = Problems::default();
+    let path = Path::Root("endpoints");
+    let mut changed = Vec::with_capacity(raw.changed.len());
+    for (index, raw) in raw.changed.iter().enumerate() {
+        changed.extend(endpoint(raw, &path.field("changed").index(index), &mut problems));
+    }
+    problems.result(Some(changed))
+}
+
+fn endpoint(raw: &v1::Endpoint, path: &Path<'_>, problems: &mut Problems) -> Option<Endpoint> {
+    if raw.id.is_empty() {
+        problems.add(&path.field("id"), "is empty");
+    }
+    let address = raw.address.parse().ok().filter(|address: &std::net::SocketAddr| address.port() != 0);
+    if address.is_none() {
+        problems.add(&path.field("address"), format!("{:?} is not IP:PORT", raw.address));
+    }
+    let identity = raw.identity.parse();
+    if let Err(error) = &identity {
+        problems.add(&path.field("identity"), format!("{:?}: {error}", raw.identity));
+    }
+    let mut ports = Vec::with_capacity(raw.ports.len());
+    for (index, number) in raw.ports.iter().enumerate() {
+        ports.extend(port_number(*number, &path.field("ports").index(index), problems));
+    }
+    Some(Endpoint {
+        id: Arc::from(&*raw.id),
+        address: address?,
+        identity: identity.ok()?,
+        zone: Arc::from(&*raw.zone),
+        healthy: raw.healthy,
+        ports,
+    })
+}
+
+/// Reads the settings that hold for every service.
+///
+/// # Errors
+/// Every problem with its field's path.
+pub fn mesh(raw: &v1::MeshSettings) -> Result<MeshSettings, PolicyError> {
+    let mut problems = Problems::default();
+    let path = Path::Root("mesh");
+    if !(0.0..=1.0).contains(&raw.sampling_ratio) {
+        problems.add(&path.field("samplingRatio"), format!("{} is not between 0 and 1", raw.sampling_ratio));
+    }
+    let endpoint = (!raw.otlp_endpoint.is_empty()).then(|| raw.otlp_endpoint.clone());
+    if endpoint.as_deref().is_some_and(|text| !is_collector(text)) {
+        let problem = format!("{:?} is not http://HOST:PORT or https://HOST:PORT", raw.otlp_endpoint);
+        problems.add(&path.field("otlpEndpoint"), problem);
+    }
+    let mut trace_formats = Vec::with_capacity(raw.trace_formats.len());
+    for (index, number) in raw.trace_formats.iter().enumerate() {
+        match v1::TraceFormat::try_from(*number) {
+            Ok(v1::TraceFormat::W3c) => trace_formats.push(TraceFormat::W3c),
+            Ok(v1::TraceFormat::B3) => trace_formats.push(TraceFormat::B3),
+            Ok(v1::TraceFormat::B3Multi) => trace_formats.push(TraceFormat::B3Multi),
+            Ok(v1::TraceFormat::Unspecified) | Err(_) => {
+                problems.add(&path.field("traceFormats").index(index), format!("{number} is not known here"));
+            }
+        }
+    }
+    problems.result(Some(MeshSettings {
+        version: raw.version,
+        permissive_mtls: raw.permissive_mtls,
+        sampling_ratio: raw.sampling_ratio,
+        access_log: raw.access_log,
+        otlp_endpoint: endpoint,
+        trace_formats,
+    }))
+}
+
+fn is_collector(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
+}
+
+/// Reads what holds for the workload's own ports.
+///
+/// # Errors
+/// Every problem with its field's path.
+pub fn inbound(raw: &v1::Inbound) -> Result<HashMap<u16, Protocol>, PolicyError> {
+    let mut problems = Problems::default();
+    let path = Path::Root("inbound");
+    let mut ports = HashMap::with_capacity(raw.ports.len());
+    for (index, raw) in raw.ports.iter().enumerate() {
+        let path = path.field("ports");
+        let path = path.index(index);
+        let number = port_number(raw.port, &path.field("port"), &mut problems);
+        let protocol = protocol(raw.protocol, &path.field("protocol"), &mut problems);
+        let Some((number, protocol)) = number.zip(protocol) else { continue };
+        if ports.insert(number, protocol).is_some() {
+            problems.add(&path.field("port"), format!("{number} is there twice"));
+        }
+    }
+    problems.result(Some(ports))
+}
+
+fn service_name(
+    raw: Option<&v1::ServiceName>,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<ServiceName> {
+    let raw = problems.present(raw, path)?;
+    problems.ok(ServiceName::new(&raw.namespace, &raw.name), path)
+}
+
+fn port_number(raw: u32, path: &Path<'_>, problems: &mut Problems) -> Option<u16> {
+    let number = u16::try_from(raw).ok().filter(|number| *number != 0);
+    if number.is_none() {
+        problems.add(path, format!("{raw} is not a port, 1 to 65535"));
+    }
+    number
+}
+
+fn protocol(raw: i32, path: &Path<'_>, problems: &mut Problems) -> Option<Protocol> {
+    match v1::Protocol::try_from(raw) {
+        Ok(v1::Protocol::Unspecified) => Some(Protocol::Detect),
+        Ok(v1::Protocol::Http1) => Some(Protocol::Http1),
+        Ok(v1::Protocol::Http2) => Some(Protocol::Http2),
+        Ok(v1::Protocol::Tcp) => Some(Protocol::Tcp),
+        Err(_) => {
+            problems.add(path, format!("protocol {raw} is not known here"));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

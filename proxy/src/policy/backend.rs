@@ -1,0 +1,159 @@
+//! How a service's endpoints are called.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use outrigger_api::v1;
+
+use super::problem::{Path, Problems};
+use crate::backoff::Backoff;
+use crate::retry::RetryPolicy;
+use crate::snapshot::{BackendPolicy, BalancerKind, BreakerPolicy};
+
+/// The longest duration that a message may carry (google.protobuf.Duration): 10,000 years. Any clock can add that.
+const LONGEST_SECONDS: i64 = 315_576_000_000;
+
+/// No request is tried more often than this on top of the first.
+const MOST_ATTEMPTS: u32 = 10;
+
+pub(super) fn policy(
+    raw: Option<&v1::BackendPolicy>,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<BackendPolicy> {
+    let raw = problems.present(raw, path)?;
+    let balancer = balancer(raw.balancer, &path.field("balancer"), problems);
+    let connect_timeout = required(raw.connect_timeout.as_ref(), &path.field("connectTimeout"), problems);
+    let tls_timeout = required(raw.tls_timeout.as_ref(), &path.field("tlsTimeout"), problems);
+    let idle_timeout = required(raw.idle_timeout.as_ref(), &path.field("idleTimeout"), problems);
+    at_least_one(raw.max_connections, &path.field("maxConnections"), problems);
+    at_least_one(raw.max_active, &path.field("maxActive"), problems);
+    let breaker = raw.breaker.as_ref().and_then(|raw| breaker(raw, &path.field("breaker"), problems));
+    Some(BackendPolicy {
+        max_connection_age: optional(
+            raw.max_connection_age.as_ref(),
+            &path.field("maxConnectionAge"),
+            problems,
+        ),
+        breaker,
+        max_connections: raw.max_connections,
+        max_pending: raw.max_pending,
+        max_active: raw.max_active,
+        retry_budget_percent: raw.retry_budget_percent,
+        retry_budget_per_second: raw.retry_budget_per_second,
+        request_timeout: optional(raw.request_timeout.as_ref(), &path.field("requestTimeout"), problems),
+        attempt_timeout: optional(raw.attempt_timeout.as_ref(), &path.field("attemptTimeout"), problems),
+        retry: retry(raw.retry.as_ref(), &path.field("retry"), problems),
+        balancer: balancer?,
+        connect_timeout: connect_timeout?,
+        tls_timeout: tls_timeout?,
+        idle_timeout: idle_timeout?,
+    })
+}
+
+fn balancer(raw: i32, path: &Path<'_>, problems: &mut Problems) -> Option<BalancerKind> {
+    match v1::LoadBalancer::try_from(raw) {
+        Ok(v1::LoadBalancer::PeakEwma) => Some(BalancerKind::PeakEwma),
+        Ok(v1::LoadBalancer::LeastRequest) => Some(BalancerKind::LeastRequest),
+        Ok(v1::LoadBalancer::RoundRobin) => Some(BalancerKind::RoundRobin),
+        Ok(v1::LoadBalancer::Unspecified) | Err(_) => {
+            problems.add(path, format!("balancer {raw} is not known here"));
+            None
+        }
+    }
+}
+
+fn breaker(raw: &v1::Breaker, path: &Path<'_>, problems: &mut Problems) -> Option<BreakerPolicy> {
+    at_least_one(raw.consecutive_failures, &path.field("consecutiveFailures"), problems);
+    if raw.max_ejected_percent > 100 {
+        problems.add(&path.field("maxEjectedPercent"), format!("{} is over 100", raw.max_ejected_percent));
+    }
+    let min_open = required(raw.min_open.as_ref(), &path.field("minOpen"), problems);
+    let max_open = required(raw.max_open.as_ref(), &path.field("maxOpen"), problems);
+    let (min_open, max_open) = min_open.zip(max_open)?;
+    if min_open > max_open {
+        problems.add(&path.field("minOpen"), format!("{min_open:?} is longer than maxOpen, {max_open:?}"));
+    }
+    Some(BreakerPolicy {
+        consecutive_failures: raw.consecutive_failures,
+        min_open,
+        max_open,
+        max_ejected_percent: raw.max_ejected_percent,
+    })
+}
+
+/// Reads a retry policy; absent is none.
+pub(super) fn retry(
+    raw: Option<&v1::Retry>,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Arc<RetryPolicy>> {
+    let raw = raw?;
+    if !(1..=MOST_ATTEMPTS).contains(&raw.attempts) {
+        problems.add(&path.field("attempts"), format!("{} is not 1 to {MOST_ATTEMPTS}", raw.attempts));
+    }
+    let mut status = Vec::with_capacity(raw.status_codes.len());
+    for (index, number) in raw.status_codes.iter().enumerate() {
+        let code = u16::try_from(*number).ok().filter(|code| (400..=599).contains(code));
+        match code.and_then(|code| StatusCode::from_u16(code).ok()) {
+            Some(code) => status.push(code),
+            None => problems.add(
+                &path.field("statusCodes").index(index),
+                format!("{number} is not a status, 400 to 599"),
+            ),
+        }
+    }
+    let mut grpc = Vec::with_capacity(raw.grpc_codes.len());
+    for (index, number) in raw.grpc_codes.iter().enumerate() {
+        match u8::try_from(*number).ok().filter(|code| (1..=16).contains(code)) {
+            Some(code) => grpc.push(code),
+            None => problems
+                .add(&path.field("grpcCodes").index(index), format!("{number} is not a gRPC code, 1 to 16")),
+        }
+    }
+    let backoff = required(raw.backoff.as_ref(), &path.field("backoff"), problems)?;
+    Some(Arc::new(RetryPolicy {
+        attempts: raw.attempts,
+        backoff: Backoff::new(backoff),
+        status,
+        grpc,
+        non_idempotent: raw.non_idempotent,
+    }))
+}
+
+fn at_least_one(number: u32, path: &Path<'_>, problems: &mut Problems) {
+    if number == 0 {
+        problems.add(path, "must be at least 1");
+    }
+}
+
+/// Reads a duration that the contract says is always there.
+fn required(
+    raw: Option<&prost_types::Duration>,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    let raw = problems.present(raw, path)?;
+    optional(Some(raw), path, problems)
+}
+
+/// Reads a duration; absent is none, and one that is there is longer than nothing.
+pub(super) fn optional(
+    raw: Option<&prost_types::Duration>,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    let raw = raw?;
+    let seconds = u64::try_from(raw.seconds).ok().filter(|_| raw.seconds <= LONGEST_SECONDS);
+    let nanos = u32::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let duration = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
+    let duration = duration.filter(|duration| !duration.is_zero());
+    if duration.is_none() {
+        problems.add(
+            path,
+            format!("{} s {} ns is not a time over 0 and up to 10,000 years", raw.seconds, raw.nanos),
+        );
+    }
+    duration
+}

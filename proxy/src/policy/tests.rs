@@ -1,0 +1,309 @@
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use outrigger_api::v1;
+
+use super::*;
+use crate::filter::Filter;
+use crate::snapshot::{BalancerKind, Target};
+
+fn milliseconds(number: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds: number / 1000, nanos: (number % 1000 * 1_000_000) as i32 })
+}
+
+fn name(namespace: &str, name: &str) -> Option<v1::ServiceName> {
+    Some(v1::ServiceName { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+fn backend_policy() -> v1::BackendPolicy {
+    v1::BackendPolicy {
+        balancer: v1::LoadBalancer::LeastRequest as i32,
+        connect_timeout: milliseconds(500),
+        tls_timeout: milliseconds(1500),
+        idle_timeout: milliseconds(60_000),
+        max_connection_age: None,
+        breaker: Some(v1::Breaker {
+            consecutive_failures: 3,
+            min_open: milliseconds(1000),
+            max_open: milliseconds(2000),
+            max_ejected_percent: 100,
+        }),
+        max_connections: 1,
+        max_pending: 0,
+        max_active: 2,
+        retry_budget_percent: 20,
+        retry_budget_per_second: 10,
+        request_timeout: milliseconds(100),
+        attempt_timeout: None,
+        retry: Some(v1::Retry {
+            attempts: 2,
+            backoff: milliseconds(25),
+            status_codes: vec![503],
+            grpc_codes: vec![14],
+            non_idempotent: true,
+        }),
+    }
+}
+
+fn routed_port() -> v1::ServicePort {
+    let exact = |text: &str| Some(v1::value_match::Kind::Exact(text.to_owned()));
+    let header = |name: &str, value: &str| v1::Header { name: name.to_owned(), value: value.to_owned() };
+    v1::ServicePort {
+        port: 80,
+        name: "http".to_owned(),
+        protocol: v1::Protocol::Http1 as i32,
+        routed: true,
+        matches: vec![v1::RouteMatch {
+            rule: 0,
+            path: Some(v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/a/".to_owned())) }),
+            headers: vec![v1::ValueMatch { name: "X-Version".to_owned(), kind: exact("2") }],
+            query: vec![v1::ValueMatch { name: "q".to_owned(), kind: exact("1") }],
+            method: "GET".to_owned(),
+        }],
+        rules: vec![v1::Rule {
+            route: "shop/canary".to_owned(),
+            name: "first".to_owned(),
+            filters: vec![
+                v1::Filter {
+                    kind: Some(v1::filter::Kind::RequestHeaders(v1::HeaderModifier {
+                        set: vec![header("X-Set", "1")],
+                        add: vec![header("x-add", "2")],
+                        remove: vec!["x-gone".to_owned()],
+                    })),
+                },
+                v1::Filter { kind: Some(v1::filter::Kind::Unresolved("no such filter".to_owned())) },
+            ],
+            request_timeout: milliseconds(400),
+            attempt_timeout: milliseconds(200),
+            retry: None,
+            backends: vec![
+                v1::Backend {
+                    weight: 90,
+                    target: Some(v1::backend::Target::Service(v1::BackendService {
+                        name: name("shop", "payments-v1"),
+                        port: 8080,
+                    })),
+                    filters: vec![],
+                },
+                v1::Backend {
+                    weight: 10,
+                    target: Some(v1::backend::Target::Invalid("no such service".to_owned())),
+                    filters: vec![],
+                },
+            ],
+        }],
+    }
+}
+
+fn payments() -> v1::Service {
+    v1::Service {
+        name: name("shop", "payments"),
+        version: 7,
+        ports: vec![routed_port(), v1::ServicePort { port: 81, ..v1::ServicePort::default() }],
+        policy: Some(backend_policy()),
+        addresses: vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()],
+    }
+}
+
+#[test]
+fn a_service_is_read_whole() {
+    let parts = service(&payments()).unwrap();
+    assert_eq!(parts.name.to_string(), "payments.shop");
+    assert_eq!(parts.version, 7);
+    assert_eq!(parts.addresses, ["10.0.0.1", "fd00::1"].map(|text| text.parse::<IpAddr>().unwrap()));
+
+    let [routed, plain] = &parts.ports[..] else { panic!("{:?}", parts.ports) };
+    assert_eq!((routed.port, routed.protocol), (80, Protocol::Http1));
+    assert_eq!((plain.port, plain.protocol), (81, Protocol::Detect));
+    assert!(plain.routes.is_none());
+    let table = routed.routes.as_ref().unwrap();
+    let head = Request::get("/a/b?q=1").header("x-version", "2").body(()).unwrap().into_parts().0;
+    let rule = table.find(&head).unwrap();
+    assert_eq!((&*rule.route, &*rule.name), ("shop/canary", "first"));
+    assert_eq!(rule.request_timeout, Some(Duration::from_millis(400)));
+    assert_eq!(rule.attempt_timeout, Some(Duration::from_millis(200)));
+    assert!(matches!(&rule.filters[..], [Filter::RequestHeaders(_), Filter::Unresolved(_)]));
+    let service = Target::Service { name: "payments-v1.shop".parse().unwrap(), port: 8080 };
+    assert_eq!((rule.backends[0].weight, &rule.backends[0].target), (90, &service));
+    assert!(matches!(rule.backends[1].target, Target::Invalid(_)));
+}
+
+#[test]
+fn a_policy_is_read_whole() {
+    let policy = service(&payments()).unwrap().policy;
+    assert_eq!(policy.balancer, BalancerKind::LeastRequest);
+    assert_eq!(policy.connect_timeout, Duration::from_millis(500));
+    assert_eq!(policy.tls_timeout, Duration::from_millis(1500));
+    assert_eq!(policy.max_connection_age, None);
+    assert_eq!((policy.max_connections, policy.max_pending, policy.max_active), (1, 0, 2));
+    assert_eq!(policy.request_timeout, Some(Duration::from_millis(100)));
+    let breaker = policy.breaker.as_ref().unwrap();
+    assert_eq!((breaker.consecutive_failures, breaker.max_ejected_percent), (3, 100));
+    let retry = policy.retry.as_ref().unwrap();
+    assert_eq!((retry.attempts, retry.non_idempotent), (2, true));
+    assert_eq!((&retry.status[..], &retry.grpc[..]), (&[StatusCode::SERVICE_UNAVAILABLE][..], &[14][..]));
+}
+
+#[test]
+fn every_problem_is_reported_with_its_field() {
+    let mut raw = payments();
+    raw.name = name("shop", "Payments");
+    raw.addresses[1] = "nowhere".to_owned();
+    raw.ports[1].port = 80;
+    let port = &mut raw.ports[0];
+    port.protocol = 99;
+    port.matches[0].rule = 1;
+    port.matches[0].path =
+        Some(v1::PathMatch { kind: Some(v1::path_match::Kind::Regex("a)|(b".to_owned())) });
+    port.matches[0].headers[0].name = "x y".to_owned();
+    port.matches[0].query[0].kind = None;
+    port.matches[0].method = "G T".to_owned();
+    let rule = &mut port.rules[0];
+    rule.request_timeout = milliseconds(-5);
+    rule.filters[1].kind = None;
+    rule.filters[0].kind = Some(v1::filter::Kind::ResponseHeaders(v1::HeaderModifier {
+        remove: vec!["Content-Length".to_owned()],
+        ..v1::HeaderModifier::default()
+    }));
+    rule.backends[0].weight = 1_000_001;
+    rule.backends[1].target = None;
+    let policy = raw.policy.as_mut().unwrap();
+    policy.balancer = 0;
+    policy.idle_timeout = None;
+    policy.max_active = 0;
+    policy.breaker.as_mut().unwrap().min_open = milliseconds(3000);
+    policy.retry.as_mut().unwrap().status_codes = vec![200];
+
+    let error = service(&raw).unwrap_err();
+    let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+    assert_eq!(
+        fields,
+        [
+            "service.name",
+            "service.ports[0].protocol",
+            "service.ports[0].matches[0].rule",
+            "service.ports[0].matches[0].path.regex",
+            "service.ports[0].matches[0].headers[0].name",
+            "service.ports[0].matches[0].query[0]",
+            "service.ports[0].matches[0].method",
+            "service.ports[0].rules[0].backends[0].weight",
+            "service.ports[0].rules[0].backends[1].target",
+            "service.ports[0].rules[0].filters[0].responseHeaders",
+            "service.ports[0].rules[0].filters[1]",
+            "service.ports[0].rules[0].requestTimeout",
+            "service.policy.balancer",
+            "service.policy.idleTimeout",
+            "service.policy.maxActive",
+            "service.policy.breaker.minOpen",
+            "service.policy.retry.statusCodes[0]",
+            "service.addresses[1]",
+        ]
+    );
+    assert!(error.to_string().contains("service.addresses[1]: \"nowhere\" is not an IP address"), "{error}");
+}
+
+#[test]
+fn a_port_that_is_there_twice_is_refused() {
+    let mut raw = payments();
+    raw.ports[1].port = 80;
+    assert_eq!(service(&raw).unwrap_err().problems[0].field, "service.ports[1].port");
+}
+
+#[test]
+fn a_message_full_of_problems_is_answered_briefly() {
+    let raw = v1::Service { addresses: vec!["x".to_owned(); 1000], ..payments() };
+    assert_eq!(service(&raw).unwrap_err().problems.len(), 20);
+}
+
+#[test]
+fn an_empty_message_is_refused_and_not_filled_in() {
+    let error = service(&v1::Service::default()).unwrap_err();
+    assert_eq!(error.to_string(), "service.name: is absent; service.policy: is absent");
+}
+
+#[test]
+fn times_are_over_nothing_and_within_what_a_clock_can_add() {
+    let with = |seconds, nanos| {
+        let mut raw = payments();
+        raw.policy.as_mut().unwrap().connect_timeout = Some(prost_types::Duration { seconds, nanos });
+        service(&raw)
+    };
+    assert!(with(0, 1).is_ok());
+    assert!(with(315_576_000_000, 0).is_ok());
+    for (seconds, nanos) in
+        [(0, 0), (-1, 0), (0, -1), (0, 1_000_000_000), (315_576_000_001, 0), (i64::MAX, 0)]
+    {
+        let error = with(seconds, nanos).unwrap_err();
+        assert_eq!(error.problems[0].field, "service.policy.connectTimeout", "{seconds} {nanos}");
+    }
+}
+
+fn endpoint() -> v1::Endpoint {
+    v1::Endpoint {
+        id: "a".to_owned(),
+        address: "127.0.0.1:4743".to_owned(),
+        identity: "spiffe://outrigger.local/ns/shop/sa/payments".to_owned(),
+        zone: "z".to_owned(),
+        healthy: true,
+        ports: vec![80, 443],
+    }
+}
+
+#[test]
+fn endpoints_are_read_or_refused_with_their_field() {
+    let set = |changed| v1::Endpoints { changed, ..v1::Endpoints::default() };
+    let read = endpoints(&set(vec![endpoint()])).unwrap();
+    assert_eq!(read[0].ports, [80, 443]);
+    assert_eq!(read[0].identity.service_account(), "payments");
+
+    let bad = v1::Endpoint {
+        id: String::new(),
+        address: "localhost:1".to_owned(),
+        identity: "spiffe://x".to_owned(),
+        ports: vec![0, 65_536],
+        ..endpoint()
+    };
+    let error = endpoints(&set(vec![endpoint(), bad])).unwrap_err();
+    let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+    let expected = ["id", "address", "identity", "ports[0]", "ports[1]"];
+    assert_eq!(fields, expected.map(|field| format!("endpoints.changed[1].{field}")));
+}
+
+#[test]
+fn settings_are_read_or_refused_with_their_field() {
+    let raw = v1::MeshSettings {
+        version: 3,
+        permissive_mtls: true,
+        sampling_ratio: 0.5,
+        access_log: true,
+        otlp_endpoint: "http://127.0.0.1:4317".to_owned(),
+        trace_formats: vec![v1::TraceFormat::W3c as i32, v1::TraceFormat::B3Multi as i32],
+    };
+    let read = mesh(&raw).unwrap();
+    assert_eq!(read.trace_formats, [TraceFormat::W3c, TraceFormat::B3Multi]);
+    assert_eq!(read.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4317"));
+    assert_eq!(mesh(&v1::MeshSettings::default()).unwrap().otlp_endpoint, None);
+
+    let bad = v1::MeshSettings {
+        sampling_ratio: f64::NAN,
+        otlp_endpoint: "collector".to_owned(),
+        trace_formats: vec![0, 9],
+        ..raw
+    };
+    let fields: Vec<String> = mesh(&bad).unwrap_err().problems.into_iter().map(|p| p.field).collect();
+    let expected = ["samplingRatio", "otlpEndpoint", "traceFormats[0]", "traceFormats[1]"];
+    assert_eq!(fields, expected.map(|field| format!("mesh.{field}")));
+}
+
+#[test]
+fn inbound_ports_are_read_or_refused_with_their_field() {
+    let ports = |ports: &[(u32, i32)]| v1::Inbound {
+        version: 1,
+        ports: ports.iter().map(|&(port, protocol)| v1::InboundPort { port, protocol }).collect(),
+    };
+    let read = inbound(&ports(&[(80, 1), (5432, 3)])).unwrap();
+    assert_eq!((read[&80], read[&5432]), (Protocol::Http1, Protocol::Tcp));
+    let error = inbound(&ports(&[(80, 1), (80, 1), (0, 7)])).unwrap_err();
+    let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+    assert_eq!(fields, ["inbound.ports[1].port", "inbound.ports[2].port", "inbound.ports[2].protocol"]);
+}
