@@ -144,6 +144,11 @@ impl Failure {
         self.facts().name
     }
 
+    /// The failure with this public name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|failure| failure.name() == name)
+    }
+
     /// The one mapping from a failure to everything that is seen of it.
     pub fn facts(self) -> Facts {
         use Reached::{Final, Never, Perhaps};

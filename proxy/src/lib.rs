@@ -1,25 +1,87 @@
-//! Outrigger's data plane.
+//! Outrigger's data plane: the proxy beside every service.
+//!
+//! The life of a request, in the order of the modules:
+//!
+//! 1. [`listener`] accepts a connection of the workload; `detect` tells what it speaks.
+//! 2. [`strict`] and [`flood`] check its bytes before the HTTP library reads them; `session` serves HTTP on it.
+//! 3. `outbound` forwards: `destination` names the service, [`snapshot`] is the policy that holds for this request,
+//!    [`route`] and [`filter`] make of it a `plan`, [`deadline`] says by when.
+//! 4. [`cluster`] chooses an endpoint ([`balancer`], [`breaker`]) within its limits ([`bulkhead`]); [`retry`] decides
+//!    what follows a failed `attempt` ([`budget`], [`backoff`]).
+//! 5. `pool` has a connection or makes one; `peer` proves that it leads to who was meant.
+//! 6. The other side's `inbound` knows the caller by its certificate and passes the request to the `application`.
+//! 7. `flight` carries the answer back and records the request once, as an [`exchange`]: in [`metrics`],
+//!    [`access_log`] and [`span`] alike.
+//!
+//! Beside the request path, on one thread: [`control`] (policy), [`identity`] (certificates), [`health`] (of the
+//! application), [`admin`], and [`proxy`], which starts and drains all of it. [`failure`] is every way in which the
+//! proxy says no.
+//!
+//! What the crate never does: share mutable state between workers; wait for the control plane on a request's path
+//! once a service is known; read a document that people write (the control plane compiles those); keep a private key
+//! on disk unasked.
 
+pub mod access_log;
+pub mod admin;
+pub mod alpn;
+mod answer;
+mod application;
+pub mod args;
+mod attempt;
 pub mod backoff;
+pub mod balancer;
+mod body;
+pub mod breaker;
 pub mod budget;
+pub mod bulkhead;
+pub mod cluster;
+pub mod config;
+pub mod control;
+pub mod deadline;
+mod destination;
+pub mod detect;
+pub mod directory;
+mod drain;
+pub mod exchange;
 pub mod failure;
 pub mod filter;
+mod flight;
+pub mod flood;
+mod headers;
+pub mod health;
+pub mod identity;
+mod inbound;
+pub mod listener;
+pub mod load;
+pub mod log;
+pub mod metrics;
+mod opaque;
+mod outbound;
+pub mod outlier;
+mod peer;
+pub mod peer_name;
+mod plan;
+pub mod policy;
+mod pool;
+pub mod proxy;
+mod replay;
+pub mod report;
 pub mod retry;
 pub mod route;
+mod run;
+mod session;
 pub mod snapshot;
-pub mod balancer;
-pub mod bulkhead;
-pub mod deadline;
-pub mod load;
-pub mod breaker;
-pub mod cluster;
-pub mod outlier;
-pub mod strict;
-pub mod args;
-pub mod config;
-pub mod exchange;
-pub mod metrics;
-pub mod trace;
 pub mod span;
-pub mod access_log;
-pub mod health;
+pub mod state;
+mod stream;
+pub mod strict;
+pub mod trace;
+mod tunnel;
+mod upgrade;
+mod upstream;
+mod worker;
+
+pub use args::ProxyArgs;
+pub use config::ProxyConfig;
+pub use proxy::{Proxy, Running, StartError};
+pub use run::run;

@@ -7,6 +7,7 @@
 //! sees what is refused.
 
 mod framing;
+mod pace;
 
 use std::io;
 use std::pin::Pin;
@@ -16,8 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 pub use framing::{Framing, MAX_FIELDS, MAX_HEAD_BYTES, Violation};
+pub use pace::Pace;
 
 /// The server's side of an HTTP/1 connection, whose incoming bytes are checked as they are read.
 ///
@@ -27,6 +30,7 @@ pub use framing::{Framing, MAX_FIELDS, MAX_HEAD_BYTES, Violation};
 pub struct Strict<Io> {
     io: Io,
     framing: Framing,
+    pace: Pace,
     shared: Arc<Shared>,
 }
 
@@ -54,9 +58,9 @@ impl StrictHandle {
 }
 
 impl<Io> Strict<Io> {
-    /// Checks what is read from `io`, from the first byte of a request on.
-    pub fn new(io: Io) -> Self {
-        Self { io, framing: Framing::new(), shared: Arc::default() }
+    /// Checks what is read from `io`, from the first byte of a request on. `pace` bounds the waits for it.
+    pub fn new(io: Io, pace: Pace) -> Self {
+        Self { io, framing: Framing::new(), pace, shared: Arc::default() }
     }
 
     /// A handle that outlives the move of the connection into the HTTP library.
@@ -77,8 +81,12 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Strict<Io> {
             return Poll::Ready(Err(refusal(*violation)));
         }
         let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        if this.shared.pass_through.load(Ordering::Relaxed) {
+        let passing = this.shared.pass_through.load(Ordering::Relaxed);
+        if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
+            // What follows an upgrade has bounds of its own.
+            return if passing { Poll::Pending } else { this.pace.poll(cx).map(Err) };
+        }
+        if passing {
             return Poll::Ready(Ok(()));
         }
         if let Err(violation) = this.framing.feed(&buf.filled()[before..]) {
@@ -86,6 +94,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Strict<Io> {
             let violation = *this.shared.violation.get_or_init(|| violation);
             return Poll::Ready(Err(refusal(violation)));
         }
+        this.pace.moved(this.framing.is_inside_head(), Instant::now());
         Poll::Ready(Ok(()))
     }
 }
@@ -131,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_right_passes_and_what_is_wrong_is_an_error_that_stays() {
         let (mut peer, io) = tokio::io::duplex(1024);
-        let mut strict = Strict::new(io);
+        let mut strict = Strict::new(io, Pace::default());
         let handle = strict.handle();
         peer.write_all(GOOD).await.unwrap();
         let mut read = vec![0; GOOD.len()];
@@ -154,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn an_upgraded_connection_carries_anything() {
         let (mut peer, io) = tokio::io::duplex(1024);
-        let mut strict = Strict::new(io);
+        let mut strict = Strict::new(io, Pace::default());
         let handle = strict.handle();
         peer.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")
             .await
@@ -170,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_the_connection_and_writes_pass() {
         let (mut peer, io) = tokio::io::duplex(1024);
-        let mut strict = Strict::new(io);
+        let mut strict = Strict::new(io, Pace::default());
         strict.write_all(b"HTTP/1.1 200 OK\n\n").await.unwrap();
         strict.shutdown().await.unwrap();
         let mut answer = Vec::new();

@@ -184,6 +184,22 @@ impl Framing {
         }
     }
 
+    /// A head has begun and not ended.
+    pub fn is_inside_head(&self) -> bool {
+        let begun = !matches!(
+            self.state,
+            State::Start { .. }
+                | State::Body { .. }
+                | State::Size { .. }
+                | State::Extension { .. }
+                | State::SizeLf { .. }
+                | State::Data { .. }
+                | State::DataCr
+                | State::DataLf
+        );
+        begun && self.section == Section::Head
+    }
+
     /// Takes in the next bytes of the connection.
     ///
     /// # Errors

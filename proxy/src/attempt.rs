@@ -1,0 +1,183 @@
+//! One try: a request sent to one endpoint, up to the head of its answer.
+
+use std::error::Error;
+use std::rc::Rc;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response};
+use hyper::body::Incoming;
+use hyper::ext::Protocol as ConnectProtocol;
+use tokio::time::Instant;
+
+use crate::body::Body;
+use crate::failure::{Failure, Reached};
+use crate::flight::Hold;
+use crate::headers;
+use crate::peer::{self, Transport};
+use crate::retry::Outcome;
+use crate::snapshot::{BackendPolicy, Endpoint};
+use crate::upstream::Upstream;
+use crate::worker::Worker;
+
+/// Where an attempt goes.
+pub(crate) struct Way<'a> {
+    pub(crate) worker: &'a Worker,
+    pub(crate) upstream: &'a Rc<Upstream>,
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) port: u16,
+    pub(crate) policy: &'a BackendPolicy,
+}
+
+/// An answer's head, the rest of it still to come.
+pub(crate) struct Answer {
+    pub(crate) head: response::Parts,
+    pub(crate) body: Incoming,
+    pub(crate) hold: Hold,
+    /// When the request was given to the connection.
+    pub(crate) sent: Instant,
+}
+
+impl Way<'_> {
+    /// Sends over a shared HTTP/2 connection.
+    ///
+    /// Dropping the future resets the stream.
+    ///
+    /// # Errors
+    /// How the attempt ended without an answer.
+    pub(crate) async fn send_multiplexed(&self, request: Request<Body>) -> Result<Answer, Outcome> {
+        let pool = self.upstream.pool(self.endpoint, self.port, Transport::Multiplexed);
+        let stake = {
+            let _waiting = self.upstream.wait().map_err(Outcome::Failed)?;
+            pool.stake(|| self.dial(Transport::Multiplexed)).await.map_err(Outcome::Failed)?
+        };
+        let sent = Instant::now();
+        match stake.sender().try_send_request(request).await {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                Ok(Answer { head, body, hold: Hold::Shared { _stake: stake }, sent })
+            }
+            Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
+        }
+    }
+
+    /// Sends over an HTTP/1 connection of its own: what an upgrade needs.
+    ///
+    /// # Errors
+    /// As [`Way::send_multiplexed`].
+    pub(crate) async fn send_exclusive(&self, request: Request<Body>) -> Result<Answer, Outcome> {
+        let pool = self.upstream.pool(self.endpoint, self.port, Transport::Exclusive);
+        let mut loan = {
+            let _waiting = self.upstream.wait().map_err(Outcome::Failed)?;
+            pool.fresh_loan(self.dial(Transport::Exclusive)).await.map_err(Outcome::Failed)?
+        };
+        let sent = Instant::now();
+        match loan.sender().try_send_request(request).await {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                Ok(Answer { head, body, hold: Hold::Lent { _loan: loan }, sent })
+            }
+            Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
+        }
+    }
+
+    fn dial(
+        &self,
+        transport: Transport,
+    ) -> impl Future<Output = Result<crate::stream::Stream, Failure>> + 'static {
+        let material = self.worker.identities.current();
+        let metrics = self.worker.recorder.metrics.clone();
+        let (endpoint, service) = (self.endpoint.clone(), self.upstream.name.clone());
+        let (port, policy) = (self.port, self.policy.clone());
+        async move {
+            let Some(material) = material else { return Err(Failure::TlsHandshake) };
+            let dialed = peer::dial(&material, &endpoint, &service, port, transport, &policy).await;
+            if let Err(failure) = dialed {
+                peer::count_failure(&metrics, failure);
+            }
+            dialed
+        }
+    }
+}
+
+/// The request as it goes to a peer: HTTP/2, whatever the caller spoke.
+pub(crate) fn multiplexed_request(
+    head: &request::Parts,
+    authority: &Authority,
+    fields: HeaderMap,
+    body: Body,
+) -> Result<Request<Body>, Failure> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = absolute(authority, head.uri.path_and_query())?;
+    *request.headers_mut() = fields;
+    request.headers_mut().remove(header::HOST); // the authority says it
+    let spoken = if head.version == Version::HTTP_2 { "h2" } else { "http/1.1" };
+    request.headers_mut().insert(headers::CALLER_PROTOCOL, HeaderValue::from_static(spoken));
+    if let Some(protocol) = head.extensions.get::<ConnectProtocol>() {
+        request.extensions_mut().insert(protocol.clone());
+    }
+    Ok(request)
+}
+
+/// The request as it goes over HTTP/1: origin form and a Host field (RFC 9112 section 3.2).
+pub(crate) fn exclusive_request(
+    method: &Method,
+    path: Option<&PathAndQuery>,
+    authority: &Authority,
+    mut fields: HeaderMap,
+    body: Body,
+) -> Result<Request<Body>, Failure> {
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;
+    fields.insert(header::HOST, host);
+    let mut request = Request::new(body);
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = Uri::from(path.cloned().unwrap_or(PathAndQuery::from_static("/")));
+    *request.headers_mut() = fields;
+    Ok(request)
+}
+
+fn absolute(authority: &Authority, path: Option<&PathAndQuery>) -> Result<Uri, Failure> {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority.clone());
+    parts.path_and_query = Some(path.cloned().unwrap_or(PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).map_err(|_| Failure::BadRequest)
+}
+
+/// How an attempt ended that has no answer. `unsent`: the library gave the request back untouched.
+pub(crate) fn outcome_of(unsent: bool, error: &hyper::Error) -> Outcome {
+    tracing::debug!(%error, cause = error.source().map(tracing::field::display), unsent, "no answer");
+    if unsent {
+        return Outcome::NotProcessed;
+    }
+    if let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
+        return outcome_of_http2(error);
+    }
+    let failure = if error.is_parse() { Failure::UpstreamProtocol } else { Failure::UpstreamReset };
+    Outcome::Failed(failure)
+}
+
+/// RFC 9113 section 8.7 names what was not processed: REFUSED_STREAM, and streams above the last one of a GOAWAY,
+/// which are the only ones that the library ends with the peer's GOAWAY.
+fn outcome_of_http2(error: &h2::Error) -> Outcome {
+    let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    if error.is_remote() && (refused || error.is_go_away()) {
+        Outcome::NotProcessed
+    } else if error.is_library() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR) {
+        Outcome::Failed(Failure::UpstreamProtocol)
+    } else {
+        Outcome::Failed(Failure::UpstreamReset)
+    }
+}
+
+/// What an answer's head says of the attempt: usually its status, but where the far proxy answered because the
+/// application was provably not reached, that.
+pub(crate) fn outcome_of_answer(head: &response::Parts) -> Outcome {
+    let named = head.headers.get(headers::ERROR).and_then(|value| value.to_str().ok());
+    let failure = named.and_then(|text| text.split(';').next()).and_then(Failure::from_name);
+    match failure.filter(|failure| failure.facts().reached == Reached::Never) {
+        Some(failure) => Outcome::Failed(failure),
+        None => Outcome::answer(head.status, &head.headers),
+    }
+}

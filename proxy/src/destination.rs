@@ -1,0 +1,98 @@
+//! Where a request wants to go: a service of the mesh and one of its ports.
+//!
+//! Redirected traffic carries its destination in the connection; everything else names it in the request, as the
+//! authority of the target or the Host field (RFC 9112 section 3.2.2: the target wins).
+
+use http::uri::Authority;
+use http::{HeaderMap, Method, Uri, Version, header};
+use outrigger_api::ServiceName;
+
+use crate::failure::Failure;
+
+/// The port meant by an authority without one.
+const DEFAULT_PORT: u16 = 80;
+
+/// The authority that a request names, from its target or its Host field.
+///
+/// # Errors
+/// [`Failure::BadRequest`]: none where one is required, more than one Host field, or one that is not an authority
+/// (RFC 9112 section 3.2).
+pub(crate) fn authority(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<Authority, Failure> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Failure::BadRequest);
+    }
+    let host = match host {
+        Some(value) => {
+            let text = value.to_str().map_err(|_| Failure::BadRequest)?;
+            Some(text.parse::<Authority>().map_err(|_| Failure::BadRequest)?)
+        }
+        None => None,
+    };
+    let named = match uri.authority() {
+        Some(authority) => Some(authority.clone()),
+        None if method == Method::CONNECT => return Err(Failure::BadRequest),
+        None => host.clone(),
+    };
+    let named = named.ok_or(Failure::BadRequest)?;
+    // HTTP/2 has both only by mistake or malice (RFC 9113 section 8.3.1).
+    if version == Version::HTTP_2 && host.is_some_and(|host| host != named) {
+        return Err(Failure::BadRequest);
+    }
+    if named.as_str().contains('@') {
+        return Err(Failure::BadRequest); // RFC 9110 section 4.2.4
+    }
+    Ok(named)
+}
+
+/// The service and port that an authority names.
+///
+/// # Errors
+/// [`Failure::NoRoute`]: it is not the name of a service.
+pub(crate) fn service(authority: &Authority, own_namespace: &str) -> Result<(ServiceName, u16), Failure> {
+    let name = ServiceName::from_host(authority.host(), own_namespace).map_err(|_| Failure::NoRoute)?;
+    let port = match authority.port() {
+        Some(port) => port.as_str().parse().map_err(|_| Failure::BadRequest)?,
+        None => DEFAULT_PORT,
+    };
+    Ok((name, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn of(target: &str, host: Option<&str>) -> Result<(String, u16), Failure> {
+        let mut request = Request::builder().uri(target);
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let authority = authority(&head.method, &head.uri, head.version, &head.headers)?;
+        service(&authority, "shop").map(|(name, port)| (name.to_string(), port))
+    }
+
+    #[test]
+    fn the_target_wins_over_the_host_field() {
+        assert_eq!(of("/x", Some("payments")), Ok(("payments.shop".into(), 80)));
+        assert_eq!(of("/x", Some("Payments.Shop:8080")), Ok(("payments.shop".into(), 8080)));
+        assert_eq!(of("http://orders.shop/x", Some("payments.shop")), Ok(("orders.shop".into(), 80)));
+    }
+
+    #[test]
+    fn what_names_no_service_is_refused() {
+        assert_eq!(of("/x", None), Err(Failure::BadRequest));
+        assert_eq!(of("/x", Some("a b")), Err(Failure::BadRequest));
+        assert_eq!(of("/x", Some("user@payments.shop")), Err(Failure::BadRequest));
+        assert_eq!(of("/x", Some("payments.shop:99999")), Err(Failure::BadRequest));
+        assert_eq!(of("/x", Some("www.example.com")), Err(Failure::NoRoute));
+        assert_eq!(of("/x", Some("[::1]:80")), Err(Failure::NoRoute));
+    }
+}

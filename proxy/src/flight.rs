@@ -1,0 +1,270 @@
+//! One request from its head to the end of its answer, recorded exactly once however it ends.
+//!
+//! A [`Flight`] is owned by whoever drives the request at the moment: first the function that forwards it, then the
+//! response body. Wherever it is dropped, by completion, by failure or because the caller went away, the exchange is
+//! recorded.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::response;
+use http::{HeaderMap, Method, Response, header};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::answer;
+use crate::body::{Body, BodyError};
+use crate::bulkhead::Permit;
+use crate::deadline::Deadline;
+use crate::exchange::Exchange;
+use crate::failure::Failure;
+use crate::headers;
+use crate::metrics::{ActiveRequest, Limit};
+use crate::pool::{Loan, Stake};
+use crate::replay::Replay;
+use crate::retry::Outcome;
+use crate::upstream::Engagement;
+use crate::worker::Worker;
+
+/// A request under way.
+pub(crate) struct Flight {
+    worker: Rc<Worker>,
+    exchange: Option<Box<Exchange>>,
+    mesh_log: bool,
+    grpc: bool,
+    /// The caller's body, to know its size at the end.
+    pub(crate) request_body: Option<Replay>,
+    /// The request's place in its service's bulkhead.
+    pub(crate) permit: Option<Permit>,
+    _active: ActiveRequest,
+}
+
+impl Flight {
+    /// Starts the record.
+    pub(crate) fn new(worker: Rc<Worker>, exchange: Exchange, mesh_log: bool, grpc: bool) -> Self {
+        let active = worker.recorder.metrics.request_started(exchange.side);
+        Self {
+            worker,
+            exchange: Some(Box::new(exchange)),
+            mesh_log,
+            grpc,
+            request_body: None,
+            permit: None,
+            _active: active,
+        }
+    }
+
+    /// The record so far.
+    pub(crate) fn exchange(&mut self) -> &mut Exchange {
+        self.exchange.as_mut().expect("taken only when dropped")
+    }
+
+    /// The answer that the proxy makes itself; it ends the flight.
+    pub(crate) fn refuse(mut self, failure: Failure) -> Response<Body> {
+        let grpc = self.grpc;
+        let exchange = self.exchange();
+        exchange.failure = Some(failure);
+        let id = exchange.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let response = answer::refuse(failure, exchange.side, grpc, id);
+        exchange.status = response.status().as_u16();
+        if grpc {
+            exchange.grpc_status = Some(failure.facts().grpc);
+        }
+        response
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let Some(mut exchange) = self.exchange.take() else { return };
+        exchange.duration = Instant::now().duration_since(exchange.started);
+        if let Some(body) = &self.request_body {
+            exchange.request_bytes = body.bytes();
+        }
+        self.worker.recorder.finish(*exchange, self.mesh_log);
+    }
+}
+
+/// The connection that an answer comes on, held until its end.
+pub(crate) enum Hold {
+    /// Shared.
+    Shared { _stake: Stake },
+    /// Lent.
+    Lent { _loan: Loan },
+}
+
+/// An upstream's answer, its head read.
+pub(crate) struct Arrival {
+    pub(crate) head: response::Parts,
+    pub(crate) body: Incoming,
+    pub(crate) hold: Hold,
+    /// The endpoint's account of this attempt (outbound).
+    pub(crate) engagement: Option<Engagement>,
+}
+
+/// The body of an answer, on its way to the caller.
+pub(crate) struct Tracked {
+    inner: Incoming,
+    flight: Flight,
+    engagement: Option<Engagement>,
+    outcome: Outcome,
+    /// Body bytes that Content-Length promises.
+    expected: Option<u64>,
+    idle: Duration,
+    deadline: Option<Deadline>,
+    /// Exists only while the upstream keeps us waiting.
+    timer: Option<Pin<Box<Sleep>>>,
+    ended: bool,
+    // Dropped last: the connection is free only when the body is done with.
+    _hold: Hold,
+}
+
+impl Tracked {
+    /// Makes the response that the caller gets. `idle` bounds each wait for more of the body, `deadline` all of it.
+    pub(crate) fn response(
+        mut flight: Flight,
+        arrival: Arrival,
+        method: &Method,
+        idle: Duration,
+        deadline: Option<Deadline>,
+    ) -> Response<Body> {
+        let Arrival { head, body, hold, engagement } = arrival;
+        let outcome = Outcome::answer(head.status, &head.headers);
+        let exchange = flight.exchange();
+        exchange.status = head.status.as_u16();
+        if flight.grpc {
+            flight.exchange().grpc_status = headers::grpc_status(&head.headers);
+        }
+        let bodiless = headers::never_has_body(method, head.status);
+        let expected = if bodiless { Some(0) } else { content_length(&head.headers) };
+        let tracked = Self {
+            ended: body.is_end_stream(),
+            inner: body,
+            flight,
+            engagement,
+            outcome,
+            expected,
+            idle,
+            deadline,
+            timer: None,
+            _hold: hold,
+        };
+        Response::from_parts(head, Body::Tracked(Box::new(tracked)))
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.timer = None;
+                Poll::Ready(self.note(frame))
+            }
+            Poll::Pending => self.poll_patience(cx).map(Some).map(|error| error.map(Err)),
+        }
+    }
+
+    fn note(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+    ) -> Option<Result<Frame<Bytes>, BodyError>> {
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.flight.exchange().response_bytes += data.len() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.note_trailers(trailers);
+                }
+                self.ended |= self.inner.is_end_stream();
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                self.fail(Failure::UpstreamReset);
+                Some(Err(BodyError::Upstream(error)))
+            }
+            None => {
+                self.ended = true;
+                None
+            }
+        }
+    }
+
+    fn note_trailers(&mut self, trailers: &HeaderMap) {
+        self.ended = true;
+        if let (true, Some(code)) = (self.flight.grpc, headers::grpc_status(trailers)) {
+            self.flight.exchange().grpc_status = Some(code);
+            if let Some(attempt) = self.flight.exchange().attempts.last_mut() {
+                attempt.grpc_status = Some(code);
+            }
+            if let Outcome::Status { grpc, .. } = &mut self.outcome {
+                *grpc = Some(code);
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.ended = true;
+        self.outcome = Outcome::Failed(failure);
+        self.flight.exchange().failure = Some(failure);
+    }
+
+    /// Waits at most until the deadline, and at most the idle time.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let (idle, deadline) = (self.idle, self.deadline);
+        let timer = self.timer.get_or_insert_with(|| {
+            let idle = Instant::now() + idle;
+            Box::pin(sleep_until(deadline.map_or(idle, |deadline| deadline.at.min(idle))))
+        });
+        std::task::ready!(timer.as_mut().poll(cx));
+        match deadline.filter(|deadline| deadline.at <= Instant::now()) {
+            Some(deadline) => {
+                self.fail(deadline.failure);
+                Poll::Ready(BodyError::TimedOut)
+            }
+            None => {
+                let side = self.flight.exchange().side;
+                self.flight.worker.recorder.metrics.limit_reached(side, Limit::IdleTime);
+                self.fail(Failure::UpstreamReset);
+                Poll::Ready(BodyError::Idle)
+            }
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.ended && self.inner.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+
+    /// Whether the caller has all of it, though nobody polled for the end: a server stops when Content-Length is
+    /// reached or where no body may be.
+    fn is_whole(&mut self) -> bool {
+        self.ended || self.expected == Some(self.flight.exchange().response_bytes)
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let whole = self.is_whole();
+        if let Some(attempt) = self.flight.exchange().attempts.last_mut() {
+            attempt.duration = now.duration_since(attempt.started);
+        }
+        let Some(engagement) = self.engagement.take() else { return };
+        if whole {
+            engagement.end(&self.outcome, now);
+        } // else the caller left; that says nothing of the endpoint
+    }
+}
+
+fn content_length(fields: &HeaderMap) -> Option<u64> {
+    fields.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

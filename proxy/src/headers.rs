@@ -1,0 +1,139 @@
+//! What happens to header fields at a hop: stripped, set and never trusted.
+//!
+//! A proxy removes what belongs to one connection only (RFC 9110 section 7.6.1), and keeps fields that only a proxy
+//! may set from being set by anybody else.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+
+use crate::deadline::DEADLINE_MS;
+
+/// The verified peer's URI, set by the inbound proxy (the format is Envoy's).
+pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// One id for a request, made where it is absent.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Why the proxy answered itself.
+pub(crate) const ERROR: HeaderName = HeaderName::from_static("outrigger-error");
+/// Which attempt this is, from 1.
+pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("outrigger-attempt");
+/// What the caller spoke, from proxy to proxy only.
+pub(crate) const CALLER_PROTOCOL: HeaderName = HeaderName::from_static("outrigger-caller-protocol");
+
+/// Which protocol an upgrade asks for.
+pub(crate) fn upgrade_of(version: Version, headers: &HeaderMap) -> Option<&HeaderValue> {
+    let asked = version == Version::HTTP_11 && lists(headers, &header::CONNECTION, "upgrade");
+    if asked { headers.get(header::UPGRADE) } else { None }
+}
+
+/// Whether a field that is a list of tokens holds `token`.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+/// Removes what belongs to the connection that the message came on.
+///
+/// `te: trailers` stays: gRPC refuses to work without it, and every hop here carries trailers.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+            .filter(|name| !may_not_be_named(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    let trailers = lists(headers, &header::TE, "trailers");
+    for name in [&header::TE, &header::TRANSFER_ENCODING, &header::UPGRADE, &header::PROXY_AUTHORIZATION] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+    headers.remove("proxy-authenticate");
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Fields that a caller must not be able to have removed by naming them in `connection`.
+fn may_not_be_named(name: &HeaderName) -> bool {
+    [CLIENT_CERT, REQUEST_ID, DEADLINE_MS, ATTEMPT, CALLER_PROTOCOL].contains(name)
+        || [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::TE].contains(name)
+}
+
+/// Removes from a request what only a proxy may say.
+pub(crate) fn strip_untrusted_request(headers: &mut HeaderMap) {
+    for name in [CLIENT_CERT, ERROR, ATTEMPT, CALLER_PROTOCOL] {
+        headers.remove(name);
+    }
+}
+
+/// The gRPC status in headers (a trailers-only answer) or trailers.
+pub(crate) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// Whether an answer to `method` with `status` never has a body (RFC 9110 section 6.4.1).
+pub(crate) fn never_has_body(method: &Method, status: StatusCode) -> bool {
+    method == Method::HEAD
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn fields_of_the_connection_stay_behind() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Private"),
+            ("keep-alive", "timeout=5"),
+            ("x-private", "1"),
+            ("te", "trailers, deflate"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("proxy-connection", "keep-alive"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("te", "trailers"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn connection_cannot_name_what_the_proxy_set() {
+        let mut headers = map(&[
+            ("connection", "x-forwarded-client-cert, authorization, host"),
+            ("x-forwarded-client-cert", "URI=x"),
+            ("authorization", "Bearer x"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn only_an_asked_for_upgrade_is_one() {
+        let asked = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        assert!(upgrade_of(Version::HTTP_11, &asked).is_some());
+        assert!(upgrade_of(Version::HTTP_10, &asked).is_none());
+        assert!(upgrade_of(Version::HTTP_11, &map(&[("upgrade", "websocket")])).is_none());
+    }
+}

@@ -1,0 +1,128 @@
+//! Connections that the proxy does not read: to a service through mutual TLS, or on to where they were going.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_api::ServiceName;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::failure::{Failure, Side};
+use crate::outbound;
+use crate::peer::{self, Transport};
+use crate::retry::Outcome;
+use crate::snapshot::Service;
+use crate::stream::Stream;
+use crate::tunnel::{self, Carried};
+use crate::upstream::{Engagement, Upstream};
+use crate::worker::Worker;
+
+/// So many endpoints are tried before the caller's connection is closed.
+const TRIES: usize = 3;
+
+/// For connections that leave the mesh.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How an answered connection counts for the endpoint.
+const CONNECTED: Outcome = Outcome::Status { code: http::StatusCode::OK, grpc: None, retry_after: None };
+
+/// Carries a connection to a service's port, through the proxy beside one of its endpoints.
+pub(crate) async fn carry_to_service(worker: &Rc<Worker>, caller: Stream, name: ServiceName, port: u16) {
+    let began = Instant::now();
+    let (upstream, reached) = match outbound::lookup(worker, &name).await {
+        Ok((_, service)) => {
+            let upstream = worker.upstream(&service, began);
+            let reached = reach(worker, &service, &upstream, port).await;
+            (Some(upstream), reached)
+        }
+        Err(failure) => (None, Err(failure)),
+    };
+    let known = upstream.as_ref().map(|_| &name);
+    let metrics = &worker.recorder.metrics;
+    match reached {
+        Ok((far, mut engagement)) => {
+            let peer = engagement.endpoint().identity.clone();
+            let counted = metrics.tcp_opened(Side::Outbound, known, port, Some(&peer), true);
+            let now = Instant::now();
+            engagement.answered(&CONNECTED, began, now);
+            let mut carried = Carried::default();
+            let ended = tunnel::carry(caller, far, worker.config.limits.tcp_idle, &mut carried).await;
+            counted.read(carried.up);
+            counted.written(carried.down);
+            let now = Instant::now();
+            counted.closed(now.duration_since(began), ended.as_ref().err().map(|_| Failure::UpstreamReset));
+            engagement.end(&CONNECTED, now);
+            log(&name, port, now.duration_since(began), carried, ended.err());
+        }
+        Err(failure) => {
+            let counted = metrics.tcp_opened(Side::Outbound, known, port, None, false);
+            counted.closed(began.elapsed(), Some(failure));
+            tracing::info!(service = %name, port, error = failure.name(), "closed a connection");
+        }
+    }
+}
+
+fn log(name: &ServiceName, port: u16, duration: Duration, carried: Carried, error: Option<std::io::Error>) {
+    tracing::debug!(
+        service = %name,
+        port,
+        seconds = duration.as_secs_f64(),
+        up = carried.up,
+        down = carried.down,
+        error = error.map(tracing::field::display),
+        "opaque connection ended"
+    );
+}
+
+/// Connects to an endpoint; where that fails, to others. Nothing of the caller's has been sent by then.
+async fn reach(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    upstream: &Rc<Upstream>,
+    port: u16,
+) -> Result<(Stream, Engagement), Failure> {
+    let mut tried: SmallVec<[Arc<str>; 4]> = SmallVec::new();
+    let mut last = Failure::NoEndpoints;
+    let material = worker.identities.current().ok_or(Failure::TlsHandshake)?;
+    for _ in 0..TRIES {
+        let now = Instant::now();
+        let zone = &worker.config.zone;
+        let engagement = match upstream.engage(port, zone, &tried, now, &mut *worker.rng.borrow_mut()) {
+            Ok(engagement) => engagement,
+            Err(failure) => return Err(if tried.is_empty() { failure } else { last }),
+        };
+        let endpoint = engagement.endpoint().clone();
+        tried.push(endpoint.id.clone());
+        let name = &upstream.name;
+        match peer::dial(&material, &endpoint, name, port, Transport::Opaque, &service.policy).await {
+            Ok(stream) => return Ok((stream, engagement)),
+            Err(failure) => {
+                peer::count_failure(&worker.recorder.metrics, failure);
+                engagement.end(&Outcome::Failed(failure), Instant::now());
+                last = failure;
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Carries a redirected connection on to where it was going, which is nothing that the mesh knows.
+pub(crate) async fn pass(worker: &Rc<Worker>, caller: Stream, destination: SocketAddr) {
+    let began = Instant::now();
+    let counted = worker.recorder.metrics.tcp_opened(Side::Outbound, None, destination.port(), None, false);
+    match peer::connect(destination, CONNECT).await {
+        Ok(far) => {
+            let mut carried = Carried::default();
+            let ended = tunnel::carry(caller, far.into(), worker.config.limits.tcp_idle, &mut carried).await;
+            counted.read(carried.up);
+            counted.written(carried.down);
+            counted.closed(began.elapsed(), ended.err().map(|_| Failure::UpstreamReset));
+        }
+        Err(failure) => {
+            counted.closed(began.elapsed(), Some(failure));
+            tracing::info!(%destination, error = failure.name(), "closed a connection that leaves the mesh");
+        }
+    }
+}

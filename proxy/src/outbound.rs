@@ -1,0 +1,477 @@
+//! The caller's side: from a request of the workload to the answer of a peer.
+//!
+//! ```text
+//! serve -> detect -> forward: destination -> route -> filter -> deadline -> bulkhead -> attempts
+//!                             (balancer, breaker -> connection -> peer) -> filter -> answer
+//! ```
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, header, request};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use outrigger_api::ServiceName;
+use smallvec::SmallVec;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::attempt::{Answer, Way, exclusive_request, multiplexed_request, outcome_of_answer};
+use crate::body::Body;
+use crate::deadline::Deadline;
+use crate::detect::{Detected, Sniff, detect};
+use crate::directory::Unresolved;
+use crate::exchange::{self, Exchange};
+use crate::failure::{Failure, Side};
+use crate::flight::{Arrival, Flight, Tracked};
+use crate::listener::Accepted;
+use crate::metrics::Wire;
+use crate::plan::Plan;
+use crate::replay::Replay;
+use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
+use crate::session::{self, Destination, Session};
+use crate::snapshot::{Protocol, Service, Snapshot};
+use crate::stream::Stream;
+use crate::trace::TraceContext;
+use crate::upstream::Upstream;
+use crate::worker::Worker;
+use crate::{destination, headers, opaque, upgrade};
+
+/// Serves a connection of the workload.
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let stream = Stream::from(accepted.io);
+    let Some(original) = accepted.original else {
+        return serve_named(worker, accepted.peer, stream).await;
+    };
+    match worker.directory.resolve_address(original).await {
+        Ok(service) => {
+            let name = service.name.clone();
+            Box::pin(serve_fixed(worker, accepted.peer, stream, name, original.port(), false)).await;
+        }
+        Err(_) => opaque::pass(&worker, stream, original).await,
+    }
+}
+
+/// Serves a connection on the local port that leads to one service (`--listen`).
+pub(crate) async fn serve_listen(worker: Rc<Worker>, accepted: Accepted, index: usize) {
+    let target = &worker.config.listens[index];
+    let (service, port) = (target.service.clone(), target.port);
+    Box::pin(serve_fixed(worker, accepted.peer, accepted.io.into(), service, port, false)).await;
+}
+
+/// Requests that name their destination can only be HTTP.
+async fn serve_named(worker: Rc<Worker>, client: std::net::SocketAddr, mut stream: Stream) {
+    let limits = &worker.config.limits;
+    // A caller may connect long before it has something to say; once it speaks, it must not dawdle.
+    let first = timeout_at(Instant::now() + limits.stream_idle, stream.fill()).await;
+    if !matches!(first, Ok(Ok(1..))) {
+        return;
+    }
+    let session = Session {
+        side: Side::Outbound,
+        client,
+        identity: None,
+        destination: Destination::Named,
+        strict: None,
+        tunnelled: false,
+    };
+    let detected = match stream.seen().first() {
+        Some(b'P') => detect(&mut stream, limits.head_timeout).await.ok(),
+        Some(0x16) => Some(Detected::Known(Sniff::Tls)),
+        _ => None,
+    };
+    match detected {
+        Some(Detected::Known(Sniff::Http2)) => {
+            let _open = worker.count_accepted(Side::Outbound, Wire::Http2, false);
+            session::serve_http2(worker, session, stream).await;
+        }
+        Some(Detected::Known(Sniff::Tls)) => tracing::info!(
+            %client,
+            "closed a TLS connection: it names no destination that the proxy can read; speak plain HTTP to the \
+             outbound port, use CONNECT, or give the service a port of its own with --listen"
+        ),
+        _ => {
+            let _open = worker.count_accepted(Side::Outbound, Wire::Http1, false);
+            session::serve_http1(worker, session, stream).await;
+        }
+    }
+}
+
+/// Serves a connection whose destination is known: redirected, tunnelled, or on a port of its own.
+pub(crate) async fn serve_fixed(
+    worker: Rc<Worker>,
+    client: std::net::SocketAddr,
+    mut stream: Stream,
+    service: ServiceName,
+    port: u16,
+    tunnelled: bool,
+) {
+    let protocol = match lookup(&worker, &service).await {
+        Ok((_, found)) => found.port(port).map_or(Protocol::Detect, |port| port.protocol),
+        Err(failure) => {
+            return tracing::info!(%client, %service, port, error = failure.name(), "closed a connection");
+        }
+    };
+    let spoken = match protocol {
+        Protocol::Http1 => Sniff::Http1,
+        Protocol::Http2 => Sniff::Http2,
+        Protocol::Tcp => Sniff::Opaque,
+        Protocol::Detect => match detect(&mut stream, worker.config.limits.detect_timeout).await {
+            Ok(Detected::Known(sniff)) => sniff,
+            Ok(Detected::TimedOut) => {
+                worker.recorder.metrics.detect_timeout(Side::Outbound);
+                Sniff::Opaque
+            }
+            Ok(Detected::Closed) | Err(_) => return,
+        },
+    };
+    let destination = Destination::Fixed(service.clone(), port);
+    let session =
+        Session { side: Side::Outbound, client, identity: None, destination, strict: None, tunnelled };
+    match spoken {
+        Sniff::Http1 => {
+            let _open = worker.count_accepted(Side::Outbound, Wire::Http1, false);
+            session::serve_http1(worker, session, stream).await;
+        }
+        Sniff::Http2 => {
+            let _open = worker.count_accepted(Side::Outbound, Wire::Http2, false);
+            session::serve_http2(worker, session, stream).await;
+        }
+        Sniff::Tls | Sniff::Opaque | Sniff::More => {
+            let _open = worker.count_accepted(Side::Outbound, Wire::Tcp, false);
+            opaque::carry_to_service(&worker, stream, service, port).await;
+        }
+    }
+}
+
+/// The snapshot that knows the service, and the service; asks the control plane for it the first time.
+///
+/// # Errors
+/// [`Failure::NoRoute`]: there is no such service. [`Failure::NoEndpoints`]: nobody can be asked.
+pub(crate) async fn lookup(
+    worker: &Worker,
+    name: &ServiceName,
+) -> Result<(Arc<Snapshot>, Arc<Service>), Failure> {
+    let snapshot = worker.snapshots.current();
+    if let Some(service) = snapshot.services.get(name).cloned() {
+        return Ok((snapshot, service));
+    }
+    worker.directory.resolve(name).await.map_err(|unresolved| match unresolved {
+        Unresolved::Missing => Failure::NoRoute,
+        Unresolved::Unavailable => Failure::NoEndpoints,
+    })?;
+    let snapshot = worker.snapshots.current();
+    let service = snapshot.services.get(name).cloned().ok_or(Failure::NoRoute)?;
+    Ok((snapshot, service))
+}
+
+/// Serves one request, from its head to the head of its answer.
+///
+/// If the future is dropped (the caller went away) the stream to the peer is reset and the request is recorded.
+pub(crate) async fn forward(
+    worker: &Rc<Worker>,
+    session: &Rc<Session>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (mut head, body) = request.into_parts();
+    let mut flight = begin(worker, session, &mut head);
+    match deliver(worker, session, &mut flight, head, body).await {
+        Ok(Delivered::Answer(answered)) => {
+            let Answered { arrival, method, deadline } = *answered;
+            Tracked::response(flight, arrival, &method, worker.config.limits.stream_idle, deadline)
+        }
+        Ok(Delivered::Switched(response)) => {
+            flight.exchange().status = response.status().as_u16();
+            response
+        }
+        Err(failure) => flight.refuse(failure),
+    }
+}
+
+/// How a request was served.
+enum Delivered {
+    Answer(Box<Answered>),
+    Switched(Response<Body>),
+}
+
+/// An answer on its way back.
+struct Answered {
+    arrival: Arrival,
+    method: Method,
+    deadline: Option<Deadline>,
+}
+
+/// Opens the record of a request and gives it its trace and its id.
+fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts) -> Flight {
+    let snapshot = worker.snapshots.current();
+    let trace = {
+        let rng = &mut *worker.rng.borrow_mut();
+        let ratio = worker.config.sampling.unwrap_or(snapshot.mesh.sampling_ratio);
+        TraceContext::extract(&head.headers, ratio, rng)
+    };
+    headers::strip_untrusted_request(&mut head.headers);
+    let id = head.headers.entry(headers::REQUEST_ID).or_insert_with(|| {
+        HeaderValue::try_from(trace.trace_id.to_string()).expect("hexadecimal digits are a field value")
+    });
+    let mut exchange = Exchange::new(Side::Outbound, trace, Instant::now(), worker.clock.now());
+    exchange.request_id = Some(id.clone());
+    exchange.version = head.version;
+    exchange.method = head.method.clone();
+    exchange.uri = head.uri.clone();
+    exchange.authority = head.headers.get(header::HOST).cloned();
+    exchange.client = Some(session.client);
+    Flight::new(worker.clone(), exchange, snapshot.mesh.access_log, is_grpc(&head.headers))
+}
+
+async fn deliver(
+    worker: &Rc<Worker>,
+    session: &Rc<Session>,
+    flight: &mut Flight,
+    mut head: request::Parts,
+    body: Incoming,
+) -> Result<Delivered, Failure> {
+    let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
+    let (name, port) = match &session.destination {
+        Destination::Fixed(name, port) => (name.clone(), *port),
+        _ => destination::service(&authority, &worker.config.namespace)?,
+    };
+    let (snapshot, service) = lookup(worker, &name).await?;
+    flight.exchange().service = Some(name.clone());
+    flight.exchange().port = port;
+    if head.method == Method::CONNECT && head.extensions.get::<hyper::ext::Protocol>().is_none() {
+        return connect(worker, session, head, &service, port).map(Delivered::Switched);
+    }
+    let plan = Plan::of(&service, port, &head, &mut *worker.rng.borrow_mut())?;
+    flight.exchange().route = plan.route();
+    let asked = headers::upgrade_of(head.version, &head.headers).cloned();
+    headers::strip_hop_by_hop(&mut head.headers);
+    plan.filter_request(&mut head.headers)?;
+    let started = flight.exchange().started;
+    let deadline =
+        Deadline::of(&head.headers, plan.request_timeout, started).map_err(|_| Failure::BadRequest)?;
+    let backend = snapshot.services.get(&plan.backend).ok_or(Failure::InvalidBackend)?;
+    let upstream = worker.upstream(backend, Instant::now());
+    flight.permit = Some(upstream.admit()?);
+    let caller = head.extensions.remove::<OnUpgrade>();
+    let switching = asked.is_some() || head.extensions.get::<hyper::ext::Protocol>().is_some();
+    let method = head.method.clone();
+    let call = Call {
+        worker,
+        snapshot: &snapshot,
+        backend,
+        upstream,
+        plan: &plan,
+        authority,
+        head,
+        asked,
+        deadline,
+    };
+    let mut arrival = call.attempts(flight, body).await?;
+    if switching
+        && upgrade::agreed(&method, arrival.head.status)
+        && let Some(caller) = caller
+    {
+        plan.filter_response(&mut arrival.head.headers);
+        let Arrival { head, hold, .. } = arrival;
+        return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold)));
+    }
+    headers::strip_hop_by_hop(&mut arrival.head.headers);
+    plan.filter_response(&mut arrival.head.headers);
+    Ok(Delivered::Answer(Box::new(Answered { arrival, method, deadline })))
+}
+
+/// Opens a tunnel to a port of a service (RFC 9110 section 9.3.6). What comes through it is treated like a
+/// connection that was redirected there.
+fn connect(
+    worker: &Rc<Worker>,
+    session: &Session,
+    mut head: request::Parts,
+    service: &Service,
+    port: u16,
+) -> Result<Response<Body>, Failure> {
+    service.port(port).ok_or(Failure::NoRoute)?;
+    let caller = head.extensions.remove::<OnUpgrade>().filter(|_| !session.tunnelled);
+    let caller = caller.ok_or(Failure::BadRequest)?;
+    if let Some(strict) = &session.strict {
+        strict.pass_through();
+    }
+    let (detached, client, name) = (worker.clone(), session.client, service.name.clone());
+    worker.detach(async move {
+        match caller.await {
+            Ok(upgraded) => {
+                let serving = serve_fixed(detached, client, Stream::from(upgraded), name, port, true);
+                Box::pin(serving).await;
+            }
+            Err(error) => tracing::debug!(%error, "a CONNECT did not come about"),
+        }
+    });
+    Ok(Response::new(Body::Empty))
+}
+
+/// One request with everything decided but the endpoint.
+struct Call<'a> {
+    worker: &'a Rc<Worker>,
+    snapshot: &'a Snapshot,
+    backend: &'a Service,
+    upstream: Rc<Upstream>,
+    plan: &'a Plan<'a>,
+    authority: Authority,
+    head: request::Parts,
+    /// The protocol to switch to.
+    asked: Option<HeaderValue>,
+    deadline: Option<Deadline>,
+}
+
+impl Call<'_> {
+    /// Tries until there is an answer to give, or none will come.
+    async fn attempts(&self, flight: &mut Flight, body: Incoming) -> Result<Arrival, Failure> {
+        let replay = Replay::new(body, self.worker.room.clone());
+        flight.request_body = Some(replay.clone());
+        let mut attempts = Attempts::new(self.plan.retry.cloned(), RequestFacts::new(&self.head, true));
+        let mut tried: SmallVec<[Arc<str>; 4]> = SmallVec::new();
+        self.upstream.deposit(Instant::now());
+        loop {
+            if !attempts.may_retry() {
+                replay.settle();
+            }
+            let (result, outcome) = self.attempt(flight, &replay, attempts.number(), &mut tried).await?;
+            attempts.set_replayable(replay.is_replayable());
+            let now = Instant::now();
+            let verdict =
+                self.upstream.after(&mut attempts, &outcome, now, &mut *self.worker.rng.borrow_mut());
+            let wait = match verdict {
+                Verdict::Done => {
+                    replay.settle();
+                    return result;
+                }
+                Verdict::BudgetSpent => return Err(Failure::RetryBudget),
+                Verdict::Again(wait) => wait,
+            };
+            if let Ok(Arrival { engagement: Some(engagement), .. }) = result {
+                engagement.end(&outcome, now);
+            }
+            self.pause(wait, now).await?;
+        }
+    }
+
+    /// Waits before another attempt, unless the deadline comes first.
+    async fn pause(&self, wait: std::time::Duration, now: Instant) -> Result<(), Failure> {
+        if let Some(deadline) = self.deadline
+            && deadline.at <= now + wait
+        {
+            tokio::time::sleep_until(deadline.at).await;
+            return Err(deadline.failure);
+        }
+        sleep(wait).await;
+        Ok(())
+    }
+
+    /// One try. Its end is reported to the endpoint's account, except for an answer, which reports its own.
+    ///
+    /// # Errors
+    /// Nothing was tried: there is no endpoint, or no time.
+    async fn attempt(
+        &self,
+        flight: &mut Flight,
+        replay: &Replay,
+        number: u32,
+        tried: &mut SmallVec<[Arc<str>; 4]>,
+    ) -> Result<(Result<Arrival, Failure>, Outcome), Failure> {
+        let now = Instant::now();
+        let limit = Deadline::of_attempt(self.deadline, self.plan.attempt_timeout, now);
+        let (mut engagement, trace) = {
+            let rng = &mut *self.worker.rng.borrow_mut();
+            let zone = &self.worker.config.zone;
+            let engagement = self.upstream.engage(self.plan.port, zone, tried, now, rng)?;
+            (engagement, flight.exchange().trace.child(rng))
+        };
+        let endpoint = engagement.endpoint().clone();
+        tried.push(endpoint.id.clone());
+        let request = self.request(&trace, number, Body::Attempt(replay.attempt()))?;
+        flight.exchange().peer = Some(endpoint.identity.clone());
+        flight.exchange().mtls = true;
+        flight.exchange().attempts.push(exchange::Attempt {
+            span_id: trace.span_id,
+            started: now,
+            duration: std::time::Duration::ZERO,
+            endpoint: Some(endpoint.address),
+            peer: Some(endpoint.identity.clone()),
+            status: None,
+            grpc_status: None,
+            failure: None,
+        });
+        let sent = self.send(&endpoint, request, limit).await;
+        let now = Instant::now();
+        let attempt = flight.exchange().attempts.last_mut().expect("pushed above");
+        attempt.duration = now.duration_since(attempt.started);
+        let elapsed = attempt.duration;
+        let done = match sent {
+            Ok(Answer { head, body, hold, sent }) => {
+                let outcome = outcome_of_answer(&head);
+                attempt.status = Some(head.status.as_u16());
+                engagement.answered(&outcome, sent, now);
+                (Ok(Arrival { head, body, hold, engagement: Some(engagement) }), outcome)
+            }
+            Err(outcome) => {
+                let failure = failure_of(&outcome, replay);
+                attempt.failure = Some(failure);
+                engagement.end(&outcome, now);
+                (Err(failure), outcome)
+            }
+        };
+        flight.exchange().upstream += elapsed;
+        Ok(done)
+    }
+
+    /// The request for one attempt, with what the next hop is told.
+    fn request(&self, trace: &TraceContext, number: u32, body: Body) -> Result<Request<Body>, Failure> {
+        let mut fields = self.head.headers.clone();
+        if let Some(deadline) = self.deadline {
+            deadline.write(&mut fields, Instant::now())?;
+        }
+        trace.inject(&mut fields, &self.snapshot.mesh.trace_formats);
+        fields.insert(headers::ATTEMPT, HeaderValue::from(number));
+        let Some(protocol) = &self.asked else {
+            return multiplexed_request(&self.head, &self.authority, fields, body);
+        };
+        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::UPGRADE, protocol.clone());
+        exclusive_request(&self.head.method, self.head.uri.path_and_query(), &self.authority, fields, body)
+    }
+
+    async fn send(
+        &self,
+        endpoint: &crate::snapshot::Endpoint,
+        request: Request<Body>,
+        limit: Option<Deadline>,
+    ) -> Result<Answer, Outcome> {
+        let way = Way {
+            worker: self.worker,
+            upstream: &self.upstream,
+            endpoint,
+            port: self.plan.port,
+            policy: &self.backend.policy,
+        };
+        let sending = async {
+            match self.asked {
+                Some(_) => way.send_exclusive(request).await,
+                None => way.send_multiplexed(request).await,
+            }
+        };
+        match limit {
+            None => sending.await,
+            Some(Deadline { at, failure }) => {
+                timeout_at(at, sending).await.unwrap_or(Err(Outcome::Failed(failure)))
+            }
+        }
+    }
+}
+
+/// What the caller is told of an attempt without an answer.
+fn failure_of(outcome: &Outcome, replay: &Replay) -> Failure {
+    match outcome {
+        _ if replay.is_broken() => Failure::BadRequest, // the caller's own body ended in an error
+        Outcome::Failed(failure) => *failure,
+        Outcome::StaleConnection | Outcome::NotProcessed | Outcome::Status { .. } => Failure::UpstreamReset,
+    }
+}

@@ -1,0 +1,118 @@
+//! A new connection to the proxy beside an endpoint: TCP, TLS 1.3, and proof that it is who was meant.
+
+use std::io;
+
+use outrigger_api::ServiceName;
+use outrigger_certs::{SpiffeId, tls};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::failure::{Failure, Side};
+use crate::identity::TlsMaterial;
+use crate::metrics::Metrics;
+use crate::peer_name;
+use crate::snapshot::{BackendPolicy, Endpoint};
+use crate::stream::Stream;
+
+/// What the two proxies speak inside TLS, agreed by ALPN (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Transport {
+    /// HTTP/2: requests of any version, multiplexed.
+    Multiplexed,
+    /// HTTP/1.1: one upgrade.
+    Exclusive,
+    /// Bytes.
+    Opaque,
+}
+
+/// Connects to the proxy at `endpoint`, for `service` on `port`.
+///
+/// # Errors
+/// [`Failure::ConnectRefused`], [`Failure::ConnectTimeout`], [`Failure::TlsHandshake`] or [`Failure::TlsIdentity`]:
+/// in each case no byte of a request was sent.
+pub(crate) async fn dial(
+    material: &TlsMaterial,
+    endpoint: &Endpoint,
+    service: &ServiceName,
+    port: u16,
+    transport: Transport,
+    policy: &BackendPolicy,
+) -> Result<Stream, Failure> {
+    let io = connect(endpoint.address, policy.connect_timeout).await?;
+    let config = match transport {
+        Transport::Multiplexed => &material.client_h2,
+        Transport::Exclusive => &material.client_http1,
+        Transport::Opaque => &material.client_tcp,
+    };
+    let name = peer_name::server_name(service, port);
+    let handshake = TlsConnector::from(config.clone()).connect(name, io);
+    let stream = match timeout(policy.tls_timeout, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(handshake_failure(&error, endpoint)),
+        Err(_) => {
+            tracing::warn!(endpoint = %endpoint.id, address = %endpoint.address, "TLS handshake took too long");
+            return Err(Failure::TlsHandshake);
+        }
+    };
+    let presented = tls::peer_identity(stream.get_ref().1.peer_certificates());
+    check_identity(endpoint, presented.as_ref())?;
+    Ok(Stream::from(tokio_rustls::TlsStream::Client(stream)))
+}
+
+/// Opens a TCP connection without Nagle's delay.
+///
+/// # Errors
+/// [`Failure::ConnectRefused`] or [`Failure::ConnectTimeout`].
+pub(crate) async fn connect(
+    address: std::net::SocketAddr,
+    patience: std::time::Duration,
+) -> Result<TcpStream, Failure> {
+    match timeout(patience, TcpStream::connect(address)).await {
+        Ok(Ok(io)) => {
+            let _ = io.set_nodelay(true); // an optimisation; its failure changes nothing
+            Ok(io)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "cannot connect");
+            Err(Failure::ConnectRefused)
+        }
+        Err(_) => Err(Failure::ConnectTimeout),
+    }
+}
+
+/// Counts a connection to a peer that was not to be had.
+pub(crate) fn count_failure(metrics: &Metrics, failure: Failure) {
+    metrics.connect_failed(Side::Outbound, failure);
+    if matches!(failure, Failure::TlsHandshake | Failure::TlsIdentity) {
+        metrics.tls_refused(Side::Outbound, failure);
+    }
+}
+
+fn handshake_failure(error: &io::Error, endpoint: &Endpoint) -> Failure {
+    let failure = if tls::is_identity_error(error) { Failure::TlsIdentity } else { Failure::TlsHandshake };
+    tracing::warn!(
+        error = failure.name(),
+        endpoint = %endpoint.id,
+        address = %endpoint.address,
+        expected = %endpoint.identity,
+        cause = %error,
+        "TLS handshake with the endpoint failed"
+    );
+    failure
+}
+
+fn check_identity(endpoint: &Endpoint, presented: Option<&SpiffeId>) -> Result<(), Failure> {
+    if presented == Some(&endpoint.identity) {
+        return Ok(());
+    }
+    tracing::warn!(
+        error = Failure::TlsIdentity.name(),
+        endpoint = %endpoint.id,
+        address = %endpoint.address,
+        expected = %endpoint.identity,
+        presented = presented.map(tracing::field::display),
+        "the endpoint is not who it should be"
+    );
+    Err(Failure::TlsIdentity)
+}

@@ -1,0 +1,291 @@
+//! Connections kept for reuse: multiplexed ones shared by many requests, exclusive ones lent to one at a time.
+//!
+//! A pool belongs to one worker and one address. One dial serves everybody who waits for it. A connection past its
+//! age takes no new requests and ends when its last one does; an unused one is closed by [`Pool::sweep`].
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, Shared};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use crate::body::Body;
+use crate::bulkhead::{Bulkhead, Permit};
+use crate::failure::{Failure, Side};
+use crate::metrics::{ConnectionKind, Limit, Metrics, OpenConnection, Role, Wire};
+use crate::stream::Stream;
+use crate::worker::LocalExec;
+
+/// Requests that share one HTTP/2 connection: fewer than a proxy accepts, so that none waits for another.
+const STREAMS: usize = 200;
+/// A peer that answers no PING for this long is gone.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(5);
+/// Flow-control windows: enough for a gigabit at 10 ms.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// The connections to one address.
+pub(crate) struct Pool {
+    shared: RefCell<Vec<Rc<Multiplexed>>>,
+    dialing: RefCell<Option<Dialing>>,
+    idle: RefCell<Vec<Idle>>,
+    settings: Settings,
+    /// Shared with the pools of the service's other endpoints.
+    limit: Bulkhead,
+    metrics: Metrics,
+}
+
+/// What kind of connections these are, and how long they live.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) side: Side,
+    pub(crate) mtls: bool,
+    /// Unused for so long, a connection closes.
+    pub(crate) idle: Duration,
+    /// So old, it takes no new requests.
+    pub(crate) max_age: Option<Duration>,
+}
+
+type Dialing = Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
+
+struct Idle {
+    sender: http1::SendRequest<Body>,
+    since: Instant,
+    born: Instant,
+}
+
+/// One HTTP/2 connection.
+struct Multiplexed {
+    sender: http2::SendRequest<Body>,
+    under_way: Cell<usize>,
+    born: Instant,
+    last_used: Cell<Instant>,
+}
+
+/// A place on a multiplexed connection, given back when dropped.
+pub(crate) struct Stake(Rc<Multiplexed>);
+
+impl Stake {
+    /// A handle that sends one request.
+    pub(crate) fn sender(&self) -> http2::SendRequest<Body> {
+        self.0.sender.clone()
+    }
+}
+
+impl Drop for Stake {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get() - 1);
+    }
+}
+
+/// An exclusive connection on loan; it goes back when dropped, if it can be used again.
+pub(crate) struct Loan {
+    sender: Option<http1::SendRequest<Body>>,
+    born: Instant,
+    reused: bool,
+    pool: Weak<Pool>,
+}
+
+impl Loan {
+    /// The handle that sends requests.
+    pub(crate) fn sender(&mut self) -> &mut http1::SendRequest<Body> {
+        self.sender.as_mut().expect("present until dropped")
+    }
+
+    /// The connection has served another request before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.reused
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
+        let Some(pool) = self.pool.upgrade() else { return };
+        pool.idle.borrow_mut().push(Idle { sender, since: Instant::now(), born: self.born });
+    }
+}
+
+impl Pool {
+    /// An empty pool. Its connections count against `limit`.
+    pub(crate) fn new(settings: Settings, limit: Bulkhead, metrics: Metrics) -> Rc<Self> {
+        Rc::new(Self {
+            shared: RefCell::default(),
+            dialing: RefCell::default(),
+            idle: RefCell::default(),
+            settings,
+            limit,
+            metrics,
+        })
+    }
+
+    /// A place on a multiplexed connection; dials where there is none with room.
+    ///
+    /// # Errors
+    /// Those of `dial`. Everybody who waited for the same dial gets the same error.
+    pub(crate) async fn stake<D>(self: &Rc<Self>, dial: impl Fn() -> D) -> Result<Stake, Failure>
+    where
+        D: Future<Output = Result<Stream, Failure>> + 'static,
+    {
+        loop {
+            if let Some(stake) = self.take_stake(Instant::now()) {
+                return Ok(stake);
+            }
+            let dialing = self.dialing.borrow().clone();
+            let dialing = match dialing {
+                Some(dialing) => dialing,
+                None => self.start_dial(dial()),
+            };
+            dialing.await?;
+        }
+    }
+
+    fn take_stake(&self, now: Instant) -> Option<Stake> {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|connection| !connection.sender.is_closed());
+        let connection = shared
+            .iter()
+            .find(|connection| connection.under_way.get() < STREAMS && !self.is_old(connection.born, now))?;
+        connection.under_way.set(connection.under_way.get() + 1);
+        connection.last_used.set(now);
+        Some(Stake(connection.clone()))
+    }
+
+    fn is_old(&self, born: Instant, now: Instant) -> bool {
+        self.settings.max_age.is_some_and(|age| now.duration_since(born) > age)
+    }
+
+    /// Dials in a task of its own, so that a caller who gives up does not take the connection from the others.
+    fn start_dial(self: &Rc<Self>, dial: impl Future<Output = Result<Stream, Failure>> + 'static) -> Dialing {
+        let pool = Rc::downgrade(self);
+        let open = self.open(Wire::Http2);
+        let task = spawn_local(async move {
+            let made = async { handshake_http2(dial.await?, open?).await }.await;
+            let Some(pool) = pool.upgrade() else { return Err(Failure::Draining) };
+            pool.dialing.borrow_mut().take();
+            pool.shared.borrow_mut().push(Rc::new(made?));
+            Ok(())
+        });
+        let dialing = task.map(|ended| ended.unwrap_or(Err(Failure::ConnectRefused))).boxed_local().shared();
+        *self.dialing.borrow_mut() = Some(dialing.clone());
+        dialing
+    }
+
+    /// An exclusive connection: an unused one, or a new one.
+    ///
+    /// # Errors
+    /// Those of `dial`.
+    pub(crate) async fn loan(
+        self: &Rc<Self>,
+        dial: impl Future<Output = Result<Stream, Failure>>,
+    ) -> Result<Loan, Failure> {
+        while let Some(mut idle) = self.take_idle() {
+            // The connection's task may not have finished with the request before.
+            if idle.sender.ready().await.is_ok() {
+                return Ok(Loan {
+                    sender: Some(idle.sender),
+                    born: idle.born,
+                    reused: true,
+                    pool: Rc::downgrade(self),
+                });
+            }
+        }
+        self.fresh_loan(dial).await
+    }
+
+    /// A new exclusive connection.
+    ///
+    /// # Errors
+    /// Those of `dial`.
+    pub(crate) async fn fresh_loan(
+        self: &Rc<Self>,
+        dial: impl Future<Output = Result<Stream, Failure>>,
+    ) -> Result<Loan, Failure> {
+        let open = self.open(Wire::Http1)?;
+        let stream = dial.await?;
+        let (sender, connection) = http1::Builder::new()
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| Failure::ConnectRefused)?;
+        spawn_local(async move {
+            let _open = open;
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "exclusive connection ended");
+            }
+        });
+        Ok(Loan { sender: Some(sender), born: Instant::now(), reused: false, pool: Rc::downgrade(self) })
+    }
+
+    /// Takes a place among the service's connections.
+    fn open(&self, wire: Wire) -> Result<Open, Failure> {
+        let Settings { side, mtls, .. } = self.settings;
+        let Some(permit) = self.limit.admit() else {
+            self.metrics.limit_reached(side, Limit::ServiceConnections);
+            return Err(Failure::Overloaded);
+        };
+        let kind = ConnectionKind { side, role: Role::Dialed, wire, mtls };
+        Ok(Open { _counted: self.metrics.connection_opened(kind), _permit: permit })
+    }
+
+    fn take_idle(&self) -> Option<Idle> {
+        let now = Instant::now();
+        loop {
+            let idle = self.idle.borrow_mut().pop()?;
+            if !idle.sender.is_closed() && !self.is_old(idle.born, now) {
+                return Some(idle);
+            }
+        }
+    }
+
+    /// Closes what is unused or past its age. Called about once a second.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let Settings { idle, .. } = self.settings;
+        self.shared.borrow_mut().retain(|connection| {
+            let unused =
+                connection.under_way.get() == 0 && now.duration_since(connection.last_used.get()) > idle;
+            // One that is past its age ends with its last request: its stakes keep it.
+            !(unused || connection.sender.is_closed() || self.is_old(connection.born, now))
+        });
+        self.idle.borrow_mut().retain(|unused| {
+            let kept = now.duration_since(unused.since) <= idle && !self.is_old(unused.born, now);
+            kept && !unused.sender.is_closed()
+        });
+    }
+}
+
+async fn handshake_http2(stream: Stream, open: Open) -> Result<Multiplexed, Failure> {
+    let (sender, connection) = http2::Builder::new(LocalExec)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(KEEP_ALIVE_EVERY)
+        .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
+        .keep_alive_while_idle(true)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| {
+            tracing::debug!(%error, "HTTP/2 did not start");
+            Failure::ConnectRefused
+        })?;
+    spawn_local(async move {
+        let _open = open;
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "multiplexed connection ended");
+        }
+    });
+    let now = Instant::now();
+    Ok(Multiplexed { sender, under_way: Cell::new(0), born: now, last_used: Cell::new(now) })
+}
+
+/// Counts one connection for as long as it lives.
+struct Open {
+    _counted: OpenConnection,
+    _permit: Permit,
+}

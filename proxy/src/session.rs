@@ -1,0 +1,175 @@
+//! What is known of one accepted connection, and the HTTP server that is run on it.
+//!
+//! Both directions share this: bytes are checked before hyper reads them ([`crate::strict`], [`crate::flood`]), each
+//! request goes to [`crate::outbound`] or [`crate::inbound`], and a drain ends the connection without losing a
+//! request.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_api::ServiceName;
+use outrigger_certs::SpiffeId;
+use tokio::io::AsyncWriteExt;
+
+use crate::answer;
+use crate::body::{Body, BodyError};
+use crate::drain::Phase;
+use crate::failure::Side;
+use crate::flood::Flood;
+use crate::metrics::Limit;
+use crate::stream::Stream;
+use crate::strict::{MAX_FIELDS, MAX_HEAD_BYTES, Pace, Strict, StrictHandle};
+use crate::worker::{LocalExec, Worker};
+use crate::{inbound, outbound};
+
+/// HTTP/2 PING towards silent callers, so that connections of dead hosts end.
+const KEEP_ALIVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+const KEEP_ALIVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+/// Flow-control windows: enough for a gigabit at 10 ms, and a bound on what one caller can make the proxy hold.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// One connection, as its requests see it.
+pub(crate) struct Session {
+    pub(crate) side: Side,
+    pub(crate) client: SocketAddr,
+    /// The caller's verified identity (inbound).
+    pub(crate) identity: Option<SpiffeId>,
+    pub(crate) destination: Destination,
+    /// Lets an upgrade take the connection over.
+    pub(crate) strict: Option<StrictHandle>,
+    /// The stream is itself inside a tunnel; another one inside it is refused.
+    pub(crate) tunnelled: bool,
+}
+
+/// Where the requests of a connection go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// Where each names.
+    Named,
+    /// To this port of this service, whatever they name (outbound).
+    Fixed(ServiceName, u16),
+    /// To the workload's own port (inbound).
+    Own(u16),
+}
+
+impl Session {
+    async fn handle(self: Rc<Self>, worker: Rc<Worker>, request: Request<Incoming>) -> Response<Body> {
+        let version = request.version();
+        let mut response = match self.side {
+            Side::Outbound => Box::pin(outbound::forward(&worker, &self, request)).await,
+            Side::Inbound => Box::pin(inbound::forward(&worker, &self, request)).await,
+        };
+        if version < Version::HTTP_2 && worker.drain.has_begun() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Serves HTTP/1 until the caller, an error or the drain ends it.
+pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream: Stream) {
+    let limits = &worker.config.limits;
+    let io = Strict::new(stream, Pace::new(limits.head_timeout, limits.stream_idle));
+    let handle = io.handle();
+    session.strict = Some(handle.clone());
+    let session = Rc::new(session);
+    let side = session.side;
+    let service = {
+        let worker = worker.clone();
+        service_fn(move |request| {
+            let (session, worker) = (session.clone(), worker.clone());
+            async move { Ok::<_, std::convert::Infallible>(session.handle(worker, request).await) }
+        })
+    };
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None) // Strict has its own, which does not run while the connection is idle
+        // Strict refuses first, and explains.
+        .max_headers(MAX_FIELDS + 1)
+        .max_buf_size(MAX_HEAD_BYTES + 8192)
+        .auto_date_header(false)
+        .half_close(true)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let ended = {
+        let mut closing = pin!(worker.drain.reached(Phase::Closing));
+        tokio::select! {
+            biased;
+            ended = &mut connection => ended,
+            () = &mut closing => {
+                Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            }
+        }
+    };
+    let Err(error) = ended else { return };
+    let Some(violation) = handle.violation() else {
+        tracing::debug!(%error, %side, "HTTP/1 connection ended");
+        return;
+    };
+    let failure = violation.failure();
+    worker.recorder.metrics.limit_reached(side, Limit::Head);
+    tracing::info!(error = failure.name(), %side, cause = %violation, "refused a message");
+    if let Some(parts) = connection.into_parts() {
+        let mut io = parts.io.into_inner();
+        // The caller may be gone already; there is nobody else to tell.
+        let _ = io.write_all(&answer::raw_http1(failure, side)).await;
+        let _ = io.shutdown().await;
+    }
+}
+
+/// Serves HTTP/2 until the caller, an error or the drain ends it.
+pub(crate) async fn serve_http2(worker: Rc<Worker>, session: Session, stream: Stream) {
+    let limits = &worker.config.limits;
+    let session = Rc::new(session);
+    let side = session.side;
+    let service = {
+        let worker = worker.clone();
+        service_fn(move |request| {
+            let (session, worker) = (session.clone(), worker.clone());
+            async move { Ok::<_, BodyError>(session.handle(worker, request).await) }
+        })
+    };
+    let mut connection = pin!(
+        http2::Builder::new(LocalExec)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.http2_streams)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(limits.http2_resets)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(KEEP_ALIVE_EVERY)
+            .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
+            .auto_date_header(false)
+            .enable_connect_protocol()
+            .serve_connection(TokioIo::new(Flood::new(stream)), service)
+    );
+    let mut leaving = pin!(worker.drain.reached(Phase::Leaving));
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => ended,
+        () = &mut leaving => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        if error.source().and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(is_abuse) {
+            worker.recorder.metrics.limit_reached(side, Limit::Resets);
+        }
+        tracing::debug!(%error, %side, "HTTP/2 connection ended");
+    }
+}
+
+/// The library closed the connection because the caller sent too much of something.
+fn is_abuse(error: &h2::Error) -> bool {
+    error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+}

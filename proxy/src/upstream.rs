@@ -1,0 +1,192 @@
+//! One worker's dealings with one service: its endpoints' state, its limits and its connections.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_api::ServiceName;
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::breaker::Standing;
+use crate::bulkhead::Permit;
+use crate::cluster::{BreakerTransition, Cluster, Pick};
+use crate::failure::{Failure, Side};
+use crate::metrics::{Limit, Metrics};
+use crate::peer::Transport;
+use crate::pool::{Pool, Settings};
+use crate::retry::{Attempts, Outcome, Verdict};
+use crate::snapshot::{BackendPolicy, Endpoint, Endpoints, Service};
+
+/// What a worker keeps of a service that its workload calls.
+pub(crate) struct Upstream {
+    pub(crate) name: ServiceName,
+    pub(crate) cluster: RefCell<Cluster>,
+    /// What the cluster was last updated to.
+    seen: RefCell<(Arc<Endpoints>, Arc<BackendPolicy>)>,
+    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    metrics: Metrics,
+}
+
+type PoolKey = (Arc<str>, u16, Transport);
+
+impl Upstream {
+    /// State for a service that was never called before.
+    pub(crate) fn new(service: &Service, metrics: Metrics, now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            name: service.name.clone(),
+            cluster: RefCell::new(Cluster::new(service, now)),
+            seen: RefCell::new((service.endpoints.clone(), service.policy.clone())),
+            pools: RefCell::default(),
+            metrics,
+        })
+    }
+
+    /// Brings the state up to the snapshot's; endpoints that stay keep theirs.
+    pub(crate) fn update(&self, service: &Service, now: Instant) {
+        let mut seen = self.seen.borrow_mut();
+        let (endpoints, policy) = &mut *seen;
+        if Arc::ptr_eq(endpoints, &service.endpoints) && Arc::ptr_eq(policy, &service.policy) {
+            return;
+        }
+        self.cluster.borrow_mut().update(&service.endpoints, &service.policy, now);
+        let all = &service.endpoints.all;
+        self.pools.borrow_mut().retain(|(id, ..), _| all.iter().any(|endpoint| endpoint.id == *id));
+        *endpoints = service.endpoints.clone();
+        *policy = service.policy.clone();
+    }
+
+    /// Takes a place among the service's requests, held until the answer has ended.
+    ///
+    /// # Errors
+    /// [`Failure::Overloaded`]: all are taken.
+    pub(crate) fn admit(&self) -> Result<Permit, Failure> {
+        self.permit(self.cluster.borrow().active.admit(), Limit::ServiceActive)
+    }
+
+    /// Takes a place among the requests that wait for a connection.
+    ///
+    /// # Errors
+    /// [`Failure::Overloaded`]: all are taken.
+    pub(crate) fn wait(&self) -> Result<Permit, Failure> {
+        self.permit(self.cluster.borrow().pending.admit(), Limit::ServicePending)
+    }
+
+    fn permit(&self, permit: Option<Permit>, limit: Limit) -> Result<Permit, Failure> {
+        permit.ok_or_else(|| {
+            self.metrics.limit_reached(Side::Outbound, limit);
+            Failure::Overloaded
+        })
+    }
+
+    /// Chooses an endpoint, one not in `tried` if there is any.
+    ///
+    /// # Errors
+    /// [`Failure::NoEndpoints`] or [`Failure::BreakerOpen`].
+    pub(crate) fn engage(
+        self: &Rc<Self>,
+        port: u16,
+        zone: &str,
+        tried: &[Arc<str>],
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Result<Engagement, Failure> {
+        let pick = self.cluster.borrow_mut().pick(port, zone, tried, now, rng)?;
+        Ok(Engagement { upstream: self.clone(), pick: Some(pick), began: now, answered: None })
+    }
+
+    /// Counts a request for the service's retry budget.
+    pub(crate) fn deposit(&self, now: Instant) {
+        self.cluster.borrow_mut().budget.deposit(now);
+    }
+
+    fn note(&self, transition: Option<BreakerTransition>, now: Instant) {
+        let Some(BreakerTransition { endpoint, to }) = transition else { return };
+        tracing::info!(
+            service = %self.name,
+            endpoint = %endpoint.id,
+            address = %endpoint.address,
+            state = ?to,
+            "circuit breaker"
+        );
+        let out = self.cluster.borrow().view(now).filter(|view| view.breaker != Standing::Closed).count();
+        self.metrics.breaker(&self.name, to);
+        self.metrics.breakers_open(&self.name, out);
+    }
+
+    /// What to do after an attempt ended with `outcome`; a retry is charged to the service's budget.
+    pub(crate) fn after(
+        &self,
+        attempts: &mut Attempts,
+        outcome: &Outcome,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Verdict {
+        attempts.after(outcome, now, &mut self.cluster.borrow_mut().budget, rng)
+    }
+
+    /// The connections to one endpoint, for one port.
+    pub(crate) fn pool(&self, endpoint: &Endpoint, port: u16, transport: Transport) -> Rc<Pool> {
+        let key = (endpoint.id.clone(), port, transport);
+        if let Some(pool) = self.pools.borrow().get(&key) {
+            return pool.clone();
+        }
+        let policy = self.seen.borrow().1.clone();
+        let pool = Pool::new(
+            Settings {
+                side: Side::Outbound,
+                mtls: true,
+                idle: policy.idle_timeout,
+                max_age: policy.max_connection_age,
+            },
+            self.cluster.borrow().connections.clone(),
+            self.metrics.clone(),
+        );
+        self.pools.borrow_mut().insert(key, pool.clone());
+        pool
+    }
+
+    /// Closes unused connections.
+    pub(crate) fn sweep(&self, now: Instant) {
+        for pool in self.pools.borrow().values() {
+            pool.sweep(now);
+        }
+    }
+}
+
+/// One attempt's claim on an endpoint, from the choice to the end of the answer.
+///
+/// Dropped without [`Engagement::end`], it counts for nothing: the caller went away.
+pub(crate) struct Engagement {
+    upstream: Rc<Upstream>,
+    pick: Option<Pick>,
+    began: Instant,
+    answered: Option<Instant>,
+}
+
+impl Engagement {
+    /// The chosen endpoint.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.pick.as_ref().expect("present until it ends").endpoint
+    }
+
+    /// Notes that the head of the answer to what was `sent` has come: the latency that the balancer goes by.
+    /// Connecting is left out, since it says little of the next request.
+    pub(crate) fn answered(&mut self, outcome: &Outcome, sent: Instant, now: Instant) {
+        self.began = sent;
+        self.answered = Some(now);
+        let latency = now.duration_since(self.began);
+        let Some(pick) = self.pick.as_mut() else { return };
+        let transition = self.upstream.cluster.borrow_mut().answered(pick, outcome, latency, now);
+        self.upstream.note(transition, now);
+    }
+
+    /// Reports how the attempt went.
+    pub(crate) fn end(mut self, outcome: &Outcome, now: Instant) {
+        let Some(pick) = self.pick.take() else { return };
+        let latency = self.answered.unwrap_or(now).duration_since(self.began);
+        let transition = self.upstream.cluster.borrow_mut().finish(pick, outcome, latency, now);
+        self.upstream.note(transition, now);
+    }
+}

@@ -1,0 +1,222 @@
+//! One worker: a thread with its own runtime, listeners, pools and balancers, which shares nothing while it serves.
+//!
+//! What workers have in common comes to them as immutable snapshots (policy, certificates) or leaves them over
+//! bounded channels (telemetry). Everything here is `Rc` and `Cell` on purpose: a lock would not compile.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_api::ServiceName;
+use outrigger_certs::Clock;
+use rand::rngs::SmallRng;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::task::TaskTracker;
+
+use crate::application::Application;
+use crate::config::ProxyConfig;
+use crate::directory::Directory;
+use crate::drain::{Drain, Phase};
+use crate::exchange::Recorder;
+use crate::failure::Side;
+use crate::identity::Identities;
+use crate::listener::{self, Accepted};
+use crate::metrics::{ConnectionKind, Limit, Role, Wire};
+use crate::replay::Room;
+use crate::snapshot::{Service, Snapshots};
+use crate::upstream::Upstream;
+use crate::{inbound, outbound};
+
+/// How often unused connections and services are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Everything that a request needs, reached from one place.
+pub(crate) struct Worker {
+    pub(crate) config: Arc<ProxyConfig>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) directory: Directory,
+    pub(crate) identities: Identities,
+    pub(crate) recorder: Recorder,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rng: RefCell<SmallRng>,
+    pub(crate) drain: Drain,
+    /// For request bodies that are kept for another attempt.
+    pub(crate) room: Rc<Room>,
+    pub(crate) applications: HashMap<u16, Rc<Application>>,
+    upstreams: RefCell<HashMap<ServiceName, Rc<Upstream>>>,
+    connections: Rc<Cell<usize>>,
+    /// Connections and tunnels under way.
+    tasks: TaskTracker,
+    started: Instant,
+}
+
+/// The sockets of one worker.
+pub(crate) struct Sockets {
+    pub(crate) outbound: std::net::TcpListener,
+    pub(crate) inbound: std::net::TcpListener,
+    /// In the order of [`ProxyConfig::listens`].
+    pub(crate) listens: Vec<std::net::TcpListener>,
+}
+
+/// What a worker shares with the others.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<ProxyConfig>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) directory: Directory,
+    pub(crate) identities: Identities,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) drain: Drain,
+}
+
+impl Worker {
+    /// A worker that has not served yet.
+    pub(crate) fn new(shared: Shared, recorder: Recorder, rng: SmallRng, now: Instant) -> Rc<Self> {
+        let Shared { config, snapshots, directory, identities, clock, drain } = shared;
+        let applications = config
+            .apps
+            .iter()
+            .map(|app| (app.port, Application::new(app, &config, recorder.metrics.clone())))
+            .collect();
+        Rc::new(Self {
+            room: Room::new(config.limits.buffered_bytes / config.workers.get()),
+            config,
+            snapshots,
+            directory,
+            identities,
+            recorder,
+            clock,
+            rng: RefCell::new(rng),
+            drain,
+            applications,
+            upstreams: RefCell::default(),
+            connections: Rc::default(),
+            tasks: TaskTracker::new(),
+            started: now,
+        })
+    }
+
+    /// The worker's state for a service, brought up to the snapshot's version of it.
+    pub(crate) fn upstream(&self, service: &Service, now: Instant) -> Rc<Upstream> {
+        service.touch(now.duration_since(self.started).as_secs());
+        if let Some(upstream) = self.upstreams.borrow().get(&service.name) {
+            upstream.update(service, now);
+            return upstream.clone();
+        }
+        let upstream = Upstream::new(service, self.recorder.metrics.clone(), now);
+        self.upstreams.borrow_mut().insert(service.name.clone(), upstream.clone());
+        upstream
+    }
+
+    /// Serves until the drain has begun and every connection has ended, or the drain's time is over.
+    pub(crate) async fn run(self: Rc<Self>, sockets: Sockets) {
+        let sweeper = spawn_local(self.clone().sweep());
+        let outbound = self.clone().accept(sockets.outbound, Side::Outbound, outbound::serve);
+        let inbound = self.clone().accept(sockets.inbound, Side::Inbound, inbound::serve);
+        let listens = sockets.listens.into_iter().enumerate().map(|(index, socket)| {
+            let serve = move |worker, accepted| outbound::serve_listen(worker, accepted, index);
+            self.clone().accept(socket, Side::Outbound, serve)
+        });
+        let serving = async {
+            tokio::join!(outbound, inbound, futures_util::future::join_all(listens));
+            self.tasks.close();
+            self.tasks.wait().await;
+        };
+        tokio::select! {
+            () = serving => {}
+            () = self.drain.reached(Phase::Ended) => {
+                tracing::warn!(connections = self.tasks.len(), "the drain's time is over; dropping what is left");
+            }
+        }
+        sweeper.abort();
+    }
+
+    /// Accepts on one socket; each connection is a task of its own.
+    async fn accept<F>(
+        self: Rc<Self>,
+        socket: std::net::TcpListener,
+        side: Side,
+        serve: impl Fn(Rc<Self>, Accepted) -> F,
+    ) where
+        F: Future<Output = ()> + 'static,
+    {
+        let drain = self.drain.clone();
+        listener::accept(socket, drain, |accepted| {
+            let Some(place) = self.take_place(side) else { return };
+            let connection = serve(self.clone(), accepted);
+            self.tasks.spawn_local(async move {
+                let _place = place;
+                connection.await;
+            });
+        })
+        .await;
+    }
+
+    /// Counts a connection. `None` where there are too many: it is closed at once, which a client that has other
+    /// addresses understands sooner than silence.
+    fn take_place(&self, side: Side) -> Option<Place> {
+        let most = self.config.limits.connections / self.config.workers.get();
+        if self.connections.get() >= most.max(1) {
+            self.recorder.metrics.limit_reached(side, Limit::Connections);
+            return None;
+        }
+        self.connections.set(self.connections.get() + 1);
+        Some(Place(self.connections.clone()))
+    }
+
+    /// Counts an accepted connection in the metrics until the guard is dropped.
+    pub(crate) fn count_accepted(
+        &self,
+        side: Side,
+        wire: Wire,
+        mtls: bool,
+    ) -> crate::metrics::OpenConnection {
+        self.recorder.metrics.connection_opened(ConnectionKind { side, role: Role::Accepted, wire, mtls })
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        let mut ticks = interval(SWEEP_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let now = ticks.tick().await;
+            let snapshot = self.snapshots.current();
+            self.upstreams.borrow_mut().retain(|name, upstream| {
+                upstream.sweep(now);
+                snapshot.services.contains_key(name)
+            });
+            for application in self.applications.values() {
+                application.sweep(now);
+            }
+        }
+    }
+
+    /// Runs what outlives its connection's own task: the tunnel after an upgrade. A drain waits for it.
+    pub(crate) fn detach(&self, tunnel: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(tunnel);
+    }
+}
+
+struct Place(Rc<Cell<usize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Runs hyper's own tasks on the worker that serves the connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExec;
+
+impl<F> hyper::rt::Executor<F> for LocalExec
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
