@@ -1,10 +1,43 @@
-//! The mesh as the control plane knows it: what the streams of the proxies keep up to date and what the REST
-//! API shows.
+//! The mesh as the control plane knows it now: documents, registrations, streams and traffic, in one place.
+//!
+//! The streams of the proxies report to it and draw from it ([`push`](crate::push)); the REST API shows it. One
+//! task, [`Mesh::run`], turns what changed into what has to be told: it waits a moment for more, writes new registrations
+//! down, compiles again what depends on the change, and wakes the streams of those who use it. The cost of a
+//! change is the number of proxies that use the changed thing.
+//!
+//! One lock guards all of it. It is held for the time of a few look-ups or compilations, never across I/O.
 
+mod proxies;
+mod publish;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::status::{CertificateStatus, EdgeStats, ProxyStatus, ServiceStatus};
+use outrigger_api::{ServiceName, v1};
+use outrigger_certs::{Clock, Fingerprint, SpiffeId};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::certificates::Certificates;
+use crate::compile::{Facts, World, mesh_settings, route_statuses};
+use crate::discovery::journal::{Journal, JournalError};
+use crate::discovery::{EndpointSet, ProxyId, RegisteredService, RegistrationError, Registry};
+use crate::model::Model;
+use crate::push::cache::Cache;
+use crate::resources::Documents;
+use crate::stats::Traffic;
+use crate::status::{CertificateStatus, EdgeStats, EndpointStatus, PortStatus, ProxyStatus, ServiceStatus};
+
+pub(crate) use proxies::{Proxies, Session};
+
+/// Registrations on disk, in the data directory.
+const JOURNAL_FILE: &str = "registrations.db";
+/// After a restart proxies get this many times the usual grace to come back: each waits a while, with jitter,
+/// before it tries again.
+const RESTART_GRACES: u32 = 3;
 
 /// What to replace in the certificate authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +55,7 @@ impl FromStr for Rotation {
         match text {
             "issuer" => Ok(Self::Issuer),
             "root" => Ok(Self::Root),
-            other => Err(RotationError::Unknown(other.to_owned())),
+            other => Err(RotationError::Unknown(other.chars().take(64).collect())),
         }
     }
 }
@@ -33,47 +66,197 @@ pub enum RotationError {
     /// The caller's mistake.
     #[error("{0:?} cannot be rotated: say issuer or root")]
     Unknown(String),
+    /// Another rotation is under way.
+    #[error("{0}")]
+    Busy(String),
     /// The authority could not do it now.
     #[error("the certificate authority could not rotate: {0}")]
     Authority(String),
 }
 
-/// The mesh as it is now. Shared by the stream to the proxies and the REST API.
-#[derive(Debug, Default)]
-pub struct Mesh {}
+/// The mesh as it is now. Shared by the streams to the proxies and the REST API.
+#[derive(Debug)]
+pub struct Mesh {
+    state: Mutex<State>,
+    /// Wakes [`Mesh::run`].
+    changed: Notify,
+    journal: Arc<Journal>,
+    certificates: Arc<Certificates>,
+    documents: watch::Receiver<Arc<Documents>>,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    model: Model,
+    registry: Registry,
+    /// What proxies are told of registrations: what is on disk already.
+    published: HashMap<ServiceName, RegisteredService>,
+    nobody: Arc<EndpointSet>,
+    cache: Cache,
+    settings: Arc<v1::MeshSettings>,
+    bundle: Arc<v1::TrustBundle>,
+    proxies: Proxies,
+    traffic: Traffic,
+}
 
 impl Mesh {
+    /// Begins with the documents as they are and the registrations on disk. Blocks.
+    ///
+    /// # Errors
+    /// The registrations cannot be read.
+    pub(crate) fn open(
+        directory: &Path,
+        documents: watch::Receiver<Arc<Documents>>,
+        certificates: Arc<Certificates>,
+        grace: Duration,
+        clock: Arc<dyn Clock>,
+        now: Instant,
+    ) -> Result<Self, JournalError> {
+        let (journal, registered) = Journal::open(&directory.join(JOURNAL_FILE))?;
+        let mut registry = Registry::new(grace, grace * RESTART_GRACES, registered, now);
+        let services = registry.take_changes().services;
+        let published = services.into_iter().filter_map(|(name, service)| Some((name, service?))).collect();
+        let mut model = Model::default();
+        model.replace(documents.borrow().clone());
+        let state = State {
+            settings: Arc::new(mesh_settings(model.documents())),
+            bundle: certificates.bundles().borrow().clone(),
+            model,
+            registry,
+            published,
+            nobody: Arc::default(),
+            cache: Cache::default(),
+            proxies: Proxies::default(),
+            traffic: Traffic::default(),
+        };
+        Ok(Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            journal: Arc::new(journal),
+            certificates,
+            documents,
+            clock,
+        })
+    }
+
     /// Every proxy with an open stream, and those lost not long ago, sorted by identity and instance.
     pub fn proxies(&self) -> Vec<ProxyStatus> {
-        Vec::new()
+        self.state().proxies.statuses()
     }
 
     /// Every service, sorted by namespace and name.
     pub fn services(&self) -> Vec<ServiceStatus> {
-        Vec::new()
+        let state = self.state();
+        let declared = state.model.documents().services.keys();
+        let names: BTreeSet<&ServiceName> = declared.chain(state.published.keys()).collect();
+        names.into_iter().filter_map(|name| state.service_status(name)).collect()
     }
 
     /// Traffic by edge: over the last `window` (up to a minute is kept), or since the proxies started.
-    pub fn stats(&self, _window: Option<Duration>) -> Vec<EdgeStats> {
-        Vec::new()
+    pub fn stats(&self, window: Option<Duration>) -> Vec<EdgeStats> {
+        self.state().traffic.edges(window, Instant::now())
     }
 
     /// The certificate authority's state.
     pub fn certificates(&self) -> CertificateStatus {
-        CertificateStatus {
-            trust_domain: String::new(),
-            roots: Vec::new(),
-            issuer: Default::default(),
-            server: Default::default(),
-            svid_ttl_seconds: 0,
-        }
+        self.certificates.status()
+    }
+
+    /// The root that new join tokens name.
+    pub fn root_fingerprint(&self) -> Fingerprint {
+        self.certificates.root_fingerprint()
     }
 
     /// Starts replacing the issuer or the root. Blocks on disk and key generation: call it off the runtime.
     ///
     /// # Errors
     /// The authority's reason; nothing has changed then.
-    pub fn rotate(&self, _what: Rotation) -> Result<CertificateStatus, RotationError> {
-        Ok(self.certificates())
+    pub fn rotate(&self, what: Rotation) -> Result<CertificateStatus, RotationError> {
+        self.certificates.rotate(what)
+    }
+
+    /// Enters a proxy whose certificate says `identity`. A stream that it had before ends.
+    ///
+    /// # Errors
+    /// The hello is wrong, or the tables are full.
+    pub(crate) fn hello(&self, identity: &SpiffeId, hello: v1::Hello) -> Result<Session, RegistrationError> {
+        let session = self.state().hello(identity, hello, self.clock.now(), Instant::now())?;
+        self.changed.notify_one();
+        Ok(session)
+    }
+
+    /// Takes a message of a proxy that said hello.
+    pub(crate) fn receive(&self, session: &Session, message: v1::proxy_message::Message) {
+        if self.state().receive(session, message, self.clock.now(), Instant::now()) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The next messages for a proxy; none if it is up to date, or busy.
+    pub(crate) fn next_messages(&self, session: &Session) -> Vec<v1::ControlMessage> {
+        self.state().next_messages(session)
+    }
+
+    /// The stream of a proxy ended.
+    pub(crate) fn closed(&self, session: &Session) {
+        self.state().closed(session, self.clock.now(), Instant::now());
+        self.changed.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held is a defect; the state is whole between any two of its statements
+        // that matter, and a control plane that goes on serves better than one that does not.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn world(&self) -> World<'_> {
+        World { model: &self.model, registered: &self.published }
+    }
+
+    fn service_status(&self, name: &ServiceName) -> Option<ServiceStatus> {
+        let facts = Facts::of(self.world(), name)?;
+        let routes = route_statuses(self.world(), name, &facts);
+        let routed = crate::compile::compile(self.world(), name, name.namespace())?.message.ports;
+        let ports = facts.ports.iter().zip(&routed).map(|(port, compiled)| PortStatus {
+            port: port.number,
+            name: port.name.clone(),
+            protocol: protocol_name(port.protocol).to_owned(),
+            routed: compiled.routed,
+        });
+        let endpoints = self.published.get(name).map(|registered| registered.endpoints.clone());
+        let endpoints = endpoints.iter().flat_map(|set| &set.all);
+        Some(ServiceStatus {
+            namespace: name.namespace().to_owned(),
+            name: name.name().to_owned(),
+            declared: facts.declared,
+            ports: ports.collect(),
+            endpoints: endpoints.map(|(id, endpoint)| self.endpoint_status(id, endpoint)).collect(),
+            routes,
+            subscribers: self.proxies.users(name),
+        })
+    }
+
+    fn endpoint_status(&self, id: &ProxyId, endpoint: &v1::Endpoint) -> EndpointStatus {
+        EndpointStatus {
+            id: endpoint.id.clone(),
+            address: endpoint.address.clone(),
+            identity: endpoint.identity.clone(),
+            zone: endpoint.zone.clone(),
+            healthy: endpoint.healthy,
+            connected: self.registry.is_connected(id),
+            ports: endpoint.ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect(),
+        }
+    }
+}
+
+fn protocol_name(protocol: v1::Protocol) -> &'static str {
+    match protocol {
+        v1::Protocol::Unspecified => "detect",
+        v1::Protocol::Http1 => "http1",
+        v1::Protocol::Http2 => "http2",
+        v1::Protocol::Tcp => "tcp",
     }
 }

@@ -1,0 +1,118 @@
+//! Documents in, configuration for one service out: what its callers in one namespace do.
+//!
+//! Pure: no clock, no I/O, no state, so that policy is tested here by tables. Every default is filled in, every
+//! reference resolved and every list sorted in the order in which it is tried; a proxy that is sent the result
+//! may assume that indices are in range, that regular expressions compile, and that a backend that is not marked
+//! invalid names a service and port that exist. What cannot be honoured fails closed: a filter that is not
+//! supported makes its rule's requests fail, it is never left out.
+//!
+//! Reading order: [`port`] (what a service has), [`attach`] (which routes are on which port, for whom),
+//! [`rule`] with [`backend`], [`filter`] and [`timing`] (one rule), [`precedence`] (the order of all matches),
+//! [`policy`] (how endpoints are called), [`mesh`] (settings for every proxy).
+
+mod attach;
+mod backend;
+mod conditions;
+mod filter;
+mod mesh;
+mod policy;
+mod port;
+mod precedence;
+mod rule;
+mod timing;
+
+use std::collections::{BTreeSet, HashMap};
+
+use outrigger_api::{ServiceName, v1};
+
+use crate::discovery::RegisteredService;
+use crate::model::Model;
+
+pub(crate) use attach::{Attached, attached};
+pub(crate) use conditions::route_statuses;
+pub(crate) use mesh::{inbound, mesh_settings};
+pub(crate) use port::Facts;
+
+/// Everything that is compiled from: the documents, and what registrations say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct World<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) registered: &'a HashMap<ServiceName, RegisteredService>,
+}
+
+/// One service as its callers in one namespace are sent it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Compiled {
+    pub(crate) message: v1::Service,
+    /// The services that the rules lead to, which a caller must have as well.
+    pub(crate) backends: BTreeSet<ServiceName>,
+    /// The services whose existence or ports this was compiled from, itself included.
+    pub(crate) dependencies: BTreeSet<ServiceName>,
+}
+
+impl Compiled {
+    /// Whether both say the same, from whichever revision.
+    pub(crate) fn says_the_same_as(&self, other: &Self) -> bool {
+        let (a, b) = (&self.message, &other.message);
+        a.name == b.name && a.ports == b.ports && a.policy == b.policy && a.addresses == b.addresses
+    }
+}
+
+/// Compiles `service` for callers in `client_namespace`. `None`: there is no such service.
+pub(crate) fn compile(world: World<'_>, service: &ServiceName, client_namespace: &str) -> Option<Compiled> {
+    let facts = Facts::of(world, service)?;
+    let policy = policy::Effective::of(world.model, service);
+    let mut compiled = Compiled {
+        message: v1::Service {
+            name: Some(service.into()),
+            version: world.model.documents().revision,
+            ports: Vec::with_capacity(facts.ports.len()),
+            policy: Some(policy.backend_policy()),
+            addresses: facts.addresses.iter().map(ToString::to_string).collect(),
+        },
+        backends: BTreeSet::new(),
+        dependencies: BTreeSet::from([service.clone()]),
+    };
+    let attached = attached(world.model, service, &facts);
+    for port in &facts.ports {
+        let routes = attach::of_port(&attached, port, service, client_namespace);
+        compiled.add_port(world, port, &routes, &policy);
+    }
+    Some(compiled)
+}
+
+impl Compiled {
+    fn add_port(
+        &mut self,
+        world: World<'_>,
+        port: &port::Port,
+        routes: &[&Attached<'_>],
+        policy: &policy::Effective<'_>,
+    ) {
+        let mut rules = Vec::new();
+        let mut ranked = Vec::new();
+        for attached in routes {
+            let compiled = rule::rules_of(world, attached, policy);
+            self.backends.extend(compiled.backends);
+            self.dependencies.extend(compiled.dependencies);
+            let first = rules.len();
+            for (rank, mut found) in compiled.matches {
+                found.rule += first as u32; // bounded: 16 rules a route
+                ranked.push((rank, found));
+            }
+            rules.extend(compiled.rules);
+        }
+        ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.message.ports.push(v1::ServicePort {
+            port: port.number.into(),
+            name: port.name.clone(),
+            protocol: port.protocol as i32,
+            routed: !routes.is_empty(),
+            matches: ranked.into_iter().map(|(_, found)| found).collect(),
+            rules,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Where a rule's requests go. A reference that leads nowhere stays in the list, marked with the reason: its
+//! share of the requests fails, and the others keep theirs (Gateway API, GEP-1364).
+
+use outrigger_api::ServiceName;
+use outrigger_api::v1::{self, Protocol, backend::Target};
+
+use super::World;
+use super::filter;
+use super::port::Facts;
+use crate::resources::httproutes::HttpRouteRulesBackendRefs;
+
+/// Why a reference leads nowhere, as the `ResolvedRefs` condition names it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unresolved {
+    /// Not a Service.
+    #[error("InvalidKind: {0} is not a Service")]
+    Kind(String),
+    /// No such service.
+    #[error("BackendNotFound: service {0} does not exist")]
+    Missing(String),
+    /// The service has no such port.
+    #[error("BackendNotFound: service {0} has no port {1}")]
+    Port(ServiceName, String),
+    /// The port does not speak HTTP.
+    #[error("UnsupportedProtocol: port {1} of service {0} is opaque TCP")]
+    Protocol(ServiceName, u16),
+}
+
+impl Unresolved {
+    /// The reason, in one word.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Kind(_) => "InvalidKind",
+            Self::Missing(_) | Self::Port(..) => "BackendNotFound",
+            Self::Protocol(..) => "UnsupportedProtocol",
+        }
+    }
+}
+
+/// A compiled reference, the service it depends on, and why it leads nowhere.
+pub(super) struct Resolved {
+    pub(super) message: v1::Backend,
+    pub(super) service: Option<ServiceName>,
+    pub(super) problem: Option<Unresolved>,
+}
+
+/// Resolves one backendRef of a route in `namespace`. Other namespaces need no grant in a mesh (GEP-1294).
+pub(super) fn resolve(world: World<'_>, namespace: &str, backend: &HttpRouteRulesBackendRefs) -> Resolved {
+    let weight = backend.weight.map_or(1, |weight| u32::try_from(weight).unwrap_or(0));
+    let (service, target) = find(world, namespace, backend);
+    let (target, problem) = match target {
+        Ok(target) => (Target::Service(target), None),
+        Err(problem) => (Target::Invalid(problem.to_string()), Some(problem)),
+    };
+    let filters = backend.filters.iter().flatten().map(filter::of_backend).collect();
+    Resolved { message: v1::Backend { weight, target: Some(target), filters }, service, problem }
+}
+
+fn find(
+    world: World<'_>,
+    namespace: &str,
+    backend: &HttpRouteRulesBackendRefs,
+) -> (Option<ServiceName>, Result<v1::BackendService, Unresolved>) {
+    let (group, kind) =
+        (backend.group.as_deref().unwrap_or(""), backend.kind.as_deref().unwrap_or("Service"));
+    if !matches!(group, "" | "core") || kind != "Service" {
+        let what = if group.is_empty() { kind.to_owned() } else { format!("{group}/{kind}") };
+        return (None, Err(Unresolved::Kind(what)));
+    }
+    let namespace = backend.namespace.as_deref().unwrap_or(namespace);
+    let Ok(name) = ServiceName::new(namespace, &backend.name) else {
+        return (None, Err(Unresolved::Missing(format!("{}.{namespace}", backend.name))));
+    };
+    let target = find_port(world, &name, backend.port);
+    (Some(name), target)
+}
+
+fn find_port(
+    world: World<'_>,
+    name: &ServiceName,
+    port: Option<i32>,
+) -> Result<v1::BackendService, Unresolved> {
+    let facts = Facts::of(world, name).ok_or_else(|| Unresolved::Missing(name.to_string()))?;
+    let asked = port.map_or_else(|| "(none given)".to_owned(), |port| port.to_string());
+    let number = port.and_then(|port| u16::try_from(port).ok());
+    let found = number.and_then(|number| facts.port(number));
+    let found = found.ok_or_else(|| Unresolved::Port(name.clone(), asked))?;
+    if found.protocol == Protocol::Tcp {
+        return Err(Unresolved::Protocol(name.clone(), found.number));
+    }
+    Ok(v1::BackendService { name: Some(name.into()), port: found.number.into() })
+}

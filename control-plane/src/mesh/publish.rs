@@ -1,0 +1,124 @@
+//! From what changed to what is told.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_api::ServiceName;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Mesh, State};
+use crate::compile::{World, mesh_settings};
+use crate::discovery::Changes;
+use crate::resources::Documents;
+
+/// After the first change, how long others are waited for, so that a burst is one update.
+const COALESCE: Duration = Duration::from_millis(10);
+/// The wait before registrations that could not be written are tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Departed instances are looked for this often at least.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+impl Mesh {
+    /// Tells the proxies of every change, until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut documents = self.documents.clone();
+        let mut bundles = self.certificates.bundles();
+        let mut unwritten = false;
+        loop {
+            let now = Instant::now();
+            let tidy = now + if unwritten { RETRY_AFTER } else { TIDY_EVERY };
+            let deadline = self.state().registry.next_deadline().map_or(tidy, |deadline| deadline.min(tidy));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.changed.notified() => {}
+                Ok(()) = documents.changed() => {}
+                Ok(()) = bundles.changed() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            tokio::time::sleep(COALESCE).await;
+            let newest = documents.borrow_and_update().clone();
+            let bundle = bundles.borrow_and_update().clone();
+            unwritten = !self.publish(newest).await;
+            self.state().take_bundle(bundle);
+        }
+    }
+
+    /// Returns whether everything that is told is on disk as well.
+    async fn publish(&self, documents: Arc<Documents>) -> bool {
+        let mut changes = {
+            let mut state = self.state();
+            state.tidy(Instant::now());
+            state.registry.take_changes()
+        };
+        let mut written = true;
+        if !changes.rows.is_empty() {
+            let journal = self.journal.clone();
+            let rows = std::mem::take(&mut changes.rows);
+            let work = tokio::task::spawn_blocking(move || (journal.write(&rows), rows));
+            if let Ok((Err(error), rows)) = work.await {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "registrations are told although a restart would forget them");
+                self.state().registry.not_written(rows.into_keys());
+                written = false;
+            }
+        }
+        self.state().take_changes(changes, documents);
+        written
+    }
+}
+
+impl State {
+    fn tidy(&mut self, now: Instant) {
+        self.registry.expire(now);
+        self.proxies.forget_lost(now);
+        self.traffic.retire(now);
+    }
+
+    fn take_bundle(&mut self, bundle: Arc<outrigger_api::v1::TrustBundle>) {
+        if !Arc::ptr_eq(&self.bundle, &bundle) {
+            self.bundle = bundle;
+            self.proxies.wake_all();
+        }
+    }
+
+    /// Makes changes visible and wakes whoever uses what changed.
+    fn take_changes(&mut self, changes: Changes, documents: Arc<Documents>) {
+        // Whatever changed of a service concerns those who use it; what others were compiled from is only its
+        // existence and its ports.
+        let mut touched: BTreeSet<ServiceName> = BTreeSet::new();
+        let mut facts: BTreeSet<ServiceName> = BTreeSet::new();
+        for (name, service) in changes.services {
+            let before = match service {
+                Some(service) => {
+                    let ports = service.ports.clone();
+                    let before = self.published.insert(name.clone(), service);
+                    before.is_some_and(|before| before.ports == ports)
+                }
+                None => self.published.remove(&name).is_none(),
+            };
+            if !before {
+                facts.insert(name.clone());
+            }
+            touched.insert(name);
+        }
+        let change = self.model.replace(documents);
+        facts.extend(change.services);
+        let world = World { model: &self.model, registered: &self.published };
+        let different =
+            if change.mesh { self.cache.refresh_all(world) } else { self.cache.refresh(world, &facts) };
+        if change.mesh {
+            self.settings = Arc::new(mesh_settings(self.model.documents()));
+            self.proxies.wake_all();
+        }
+        touched.extend(facts);
+        touched.extend(different);
+        for service in &touched {
+            self.proxies.mark(service);
+        }
+        if !change.addresses.is_empty() {
+            self.proxies.mark_addresses(&change.addresses);
+        }
+    }
+}
