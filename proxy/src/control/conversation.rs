@@ -1,0 +1,405 @@
+//! The control loop: one task that talks with the control plane on behalf of all workers.
+//!
+//! It owns the [`Model`] and is the only one to publish snapshots. Everything reaches it as a message (updates
+//! from the link, questions from workers, the application's health, load reports), and it never waits for any
+//! one of them, so that a control plane that is slow or gone holds up nobody who asks for what is known.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use outrigger_api::v1::control_message::Update;
+use outrigger_api::v1::destination::Destination;
+use outrigger_api::v1::proxy_message::Message;
+use outrigger_api::{ServiceName, v1};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::counters::Counters;
+use super::keeping::Keeping;
+use super::link::{Event, OUTGOING};
+use super::model::{Asked, Model};
+use super::readiness::Readiness;
+use super::reason::reason;
+use super::refused::Refused;
+use super::view::Troubles;
+use super::waiting::Waiting;
+use crate::directory::{Answer, Ask, Unresolved, find_address, find_name};
+use crate::health::Health;
+use crate::identity::Identities;
+use crate::identity::issue::read_bundle;
+use crate::snapshot::Snapshots;
+
+/// Updates applied before the snapshot that they lead to is published.
+const BATCH: usize = 256;
+/// A service that nobody called for so long is unsubscribed from, seconds.
+const IDLE: u64 = 600;
+/// Between two looks for idle services, seconds.
+const SWEEP: u64 = 30;
+/// A policy may wait for its backends so long before the control plane is told, seconds.
+const PATIENCE: u64 = 5;
+/// An address that no service has is asked for again after so long, seconds.
+const ADDRESS_MISSING: u64 = 30;
+/// Addresses remembered as no service's.
+const MAX_MISSING_ADDRESSES: usize = 1024;
+/// Room in the outgoing queue that reports leave to everything else.
+const RESERVED_FOR_OTHERS: usize = OUTGOING / 2;
+
+/// What the handle asks of the loop.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Take the workload out of the mesh. Answered with the queue to watch until it is empty.
+    Goodbye(oneshot::Sender<Option<mpsc::Sender<v1::ProxyMessage>>>),
+    /// End the stream, keep the state, stop.
+    Stop,
+}
+
+/// What reaches the loop.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) health: watch::Receiver<Health>,
+    pub(super) reports: mpsc::Receiver<v1::LoadReport>,
+    pub(super) commands: mpsc::Receiver<Command>,
+}
+
+/// The loop's own.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub(super) model: Model,
+    pub(super) snapshots: Snapshots,
+    pub(super) identities: Identities,
+    pub(super) readiness: Readiness,
+    pub(super) counters: Arc<Counters>,
+    pub(super) troubles: Arc<ArcSwap<Troubles>>,
+    pub(super) reset: Arc<Notify>,
+    pub(super) started: Instant,
+    /// Said again on every stream, with the health of the moment.
+    pub(super) hello: v1::Hello,
+    /// Where other proxies reach this one; with an unspecified IP, at that from which the stream is opened.
+    pub(super) reached_at: Option<SocketAddr>,
+    pub(super) stream: Stream,
+    pub(super) names: Waiting<ServiceName>,
+    pub(super) addresses: Waiting<SocketAddr>,
+    pub(super) missing_addresses: HashMap<SocketAddr, u64>,
+    pub(super) keeping: Keeping,
+    /// When idle services were last looked for, seconds since the proxy started.
+    pub(super) swept: u64,
+}
+
+/// What counts within one stream.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    outgoing: Option<mpsc::Sender<v1::ProxyMessage>>,
+    /// The newest update that was taken in.
+    good: u64,
+    acknowledged: u64,
+    reported: Option<v1::LoadReport>,
+}
+
+impl Conversation {
+    /// Runs until it is told to stop.
+    pub(super) async fn run(mut self, mut inbox: Inbox) {
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(event) = inbox.events.recv() => self.take_in(event, &mut inbox.events),
+                Some(ask) = inbox.asks.recv() => self.ask(ask),
+                Ok(()) = inbox.health.changed() => {
+                    let health = inbox.health.borrow_and_update().clone();
+                    self.health_changed(health);
+                }
+                Some(report) = inbox.reports.recv() => self.report(report),
+                command = inbox.commands.recv() => match command {
+                    Some(Command::Goodbye(reply)) => self.goodbye(reply),
+                    Some(Command::Stop) | None => break,
+                },
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+        self.stop(&mut inbox.events).await;
+    }
+
+    /// Ends the stream and waits until the control plane has seen its end, so that a goodbye is not lost with
+    /// the process. The handle bounds the wait.
+    async fn stop(&mut self, events: &mut mpsc::Receiver<Event>) {
+        if self.stream.outgoing.take().is_some() {
+            while let Some(event) = events.recv().await {
+                if matches!(event, Event::Lost(_)) {
+                    break;
+                }
+            }
+        }
+        self.keeping.flush(&self.model).await;
+    }
+
+    // ---- updates ------------------------------------------------------------------------------------------
+
+    /// Takes in what has arrived, in order, and publishes what follows from it once.
+    fn take_in(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
+        self.event(first);
+        for _ in 1..BATCH {
+            match events.try_recv() {
+                Ok(event) => self.event(event),
+                Err(_) => break,
+            }
+        }
+        self.publish();
+        self.acknowledge();
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Open { outgoing, local } => self.open(outgoing, local),
+            Event::Update(message) => self.update(message),
+            Event::Lost(why) => {
+                tracing::warn!(
+                    reason = why,
+                    "the stream to the control plane is lost; serving on what is known"
+                );
+                self.stream = Stream::default();
+                self.trouble(|troubles| troubles.lost = Some(why));
+            }
+        }
+    }
+
+    fn open(&mut self, outgoing: mpsc::Sender<v1::ProxyMessage>, local: IpAddr) {
+        self.stream = Stream { outgoing: Some(outgoing), ..Stream::default() };
+        if let (Some(workload), Some(at)) = (&mut self.hello.workload, self.reached_at) {
+            let ip = if at.ip().is_unspecified() { local } else { at.ip() };
+            workload.address = SocketAddr::new(ip, at.port()).to_string();
+        }
+        self.send(Message::Hello(self.hello.clone()));
+        let names = self.model.begin_stream().into_iter().map(|name| Destination::Service((&name).into()));
+        let addresses = self.addresses.keys().map(|address| Destination::Address(address.to_string()));
+        let all: Vec<Destination> = names.chain(addresses).collect();
+        self.subscribe(all);
+    }
+
+    fn update(&mut self, message: v1::ControlMessage) {
+        let nonce = message.nonce;
+        match self.apply(nonce, message.update) {
+            Ok(()) => {
+                self.stream.good = self.stream.good.max(nonce);
+                Counters::add(&self.counters.updates);
+            }
+            Err(refused) => self.refuse(nonce, &refused),
+        }
+    }
+
+    fn apply(&mut self, nonce: u64, update: Option<Update>) -> Result<(), Refused> {
+        let update = update.ok_or(Refused::Unknown)?;
+        match update {
+            Update::Bundle(raw) => {
+                let Some(material) = self.identities.current() else { return Ok(()) };
+                let bundle = read_bundle(raw, material.id.trust_domain())?;
+                Ok(self.identities.install_bundle(bundle)?)
+            }
+            Update::NotFound(raw) => {
+                if let Some(Destination::Address(address)) =
+                    raw.destination.as_ref().and_then(|d| d.destination.as_ref())
+                {
+                    self.address_missing(address)?;
+                }
+                self.model.apply(nonce, Update::NotFound(raw), self.second())
+            }
+            update => self.model.apply(nonce, update, self.second()),
+        }
+    }
+
+    fn address_missing(&mut self, address: &str) -> Result<(), Refused> {
+        let address: SocketAddr = address.parse().map_err(|_| Refused::Address(address.to_owned()))?;
+        if self.missing_addresses.len() < MAX_MISSING_ADDRESSES {
+            self.missing_addresses.insert(address, self.second());
+        }
+        self.addresses.answer(|key| (*key == address).then_some(Err(Unresolved::Missing)));
+        Ok(())
+    }
+
+    fn refuse(&mut self, nonce: u64, refused: &Refused) {
+        let why = reason(refused);
+        tracing::error!(
+            reason = why,
+            "an update from the control plane is refused; the last good one stays in use"
+        );
+        Counters::add(&self.counters.refusals);
+        self.trouble(|troubles| troubles.refused = Some(why.clone()));
+        self.send(Message::Nack(v1::Nack { nonce, reason: why }));
+    }
+
+    fn trouble(&self, change: impl FnOnce(&mut Troubles)) {
+        let mut troubles = Troubles::clone(&self.troubles.load());
+        change(&mut troubles);
+        self.troubles.store(Arc::new(troubles));
+    }
+
+    /// Shows workers what changed, and answers those who waited for it.
+    pub(super) fn publish(&mut self) {
+        let needed = self.model.take_subscriptions();
+        self.subscribe(needed.iter().map(|name| Destination::Service(name.into())).collect());
+        if !self.model.settle() {
+            return;
+        }
+        self.snapshots.publish(self.model.snapshot());
+        let snapshot = self.snapshots.current();
+        self.names.answer(|name| find_name(&snapshot, name));
+        self.addresses.answer(|address| find_address(&snapshot, *address).map(Ok));
+        self.keeping.note();
+        Counters::set(&self.counters.services, self.model.len());
+        if self.model.has_settings() {
+            self.readiness.set_policy();
+        }
+    }
+
+    /// Acknowledges what is in use, up to the first update that still waits for its backends.
+    fn acknowledge(&mut self) {
+        let before_held = self.model.oldest_held().map_or(u64::MAX, |nonce| nonce.saturating_sub(1));
+        let nonce = self.stream.good.min(before_held);
+        if nonce > self.stream.acknowledged {
+            self.stream.acknowledged = nonce;
+            self.send(Message::Ack(v1::Ack { nonce }));
+        }
+    }
+
+    // ---- what is said -------------------------------------------------------------------------------------
+
+    fn send(&mut self, message: Message) {
+        let Some(outgoing) = &self.stream.outgoing else { return };
+        match outgoing.try_send(v1::ProxyMessage { message: Some(message) }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Closed(_)) => self.stream.outgoing = None,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                // A message left out would leave the two sides with different ideas: begin again.
+                self.stream.outgoing = None;
+                self.reset.notify_waiters();
+            }
+        }
+    }
+
+    fn subscribe(&mut self, destinations: Vec<Destination>) {
+        if !destinations.is_empty() {
+            let destinations =
+                destinations.into_iter().map(|d| v1::Destination { destination: Some(d) }).collect();
+            self.send(Message::Subscribe(v1::Subscribe { destinations }));
+        }
+    }
+
+    fn unsubscribe(&mut self, names: &[ServiceName]) {
+        if !names.is_empty() {
+            let services = names.iter().map(Into::into).collect();
+            self.send(Message::Unsubscribe(v1::Unsubscribe { services }));
+        }
+    }
+
+    fn health_changed(&mut self, health: Health) {
+        let Some(workload) = &mut self.hello.workload else { return };
+        workload.healthy = health.healthy;
+        let Health { healthy, detail } = health;
+        self.send(Message::Health(v1::WorkloadHealth { healthy, detail }));
+    }
+
+    fn report(&mut self, report: v1::LoadReport) {
+        let Some(outgoing) = &self.stream.outgoing else { return };
+        if self.stream.reported.as_ref() == Some(&report) {
+            return;
+        }
+        if outgoing.capacity() <= RESERVED_FOR_OTHERS {
+            Counters::add(&self.counters.reports_dropped);
+            return;
+        }
+        self.stream.reported = Some(report.clone());
+        self.send(Message::Load(report));
+    }
+
+    /// From now on, on this stream and on any later one, the proxy serves nothing.
+    fn goodbye(&mut self, reply: oneshot::Sender<Option<mpsc::Sender<v1::ProxyMessage>>>) {
+        self.hello.workload = None;
+        self.send(Message::Goodbye(v1::Goodbye {}));
+        let _ = reply.send(self.stream.outgoing.clone());
+    }
+
+    // ---- what workers ask ---------------------------------------------------------------------------------
+
+    fn ask(&mut self, ask: Ask) {
+        let snapshot = self.snapshots.current();
+        let accepted = match ask {
+            Ask::Name(name, reply) => match find_name(&snapshot, &name) {
+                // The answer may have come while the question was on its way.
+                Some(answer) => answered(reply, answer),
+                None => self.ask_name(&name) && self.names.add(name, reply),
+            },
+            Ask::Address(address, reply) => match find_address(&snapshot, address) {
+                Some(service) => answered(reply, Ok(service)),
+                None => self.ask_address(address, reply),
+            },
+        };
+        if !accepted {
+            Counters::add(&self.counters.asks_refused);
+        }
+        self.publish();
+    }
+
+    fn ask_name(&mut self, name: &ServiceName) -> bool {
+        let second = self.second();
+        if self.model.ask(name, second) == Asked::Waiting {
+            return true;
+        }
+        let Some(evicted) = self.model.evict_missing() else { return false };
+        self.unsubscribe(&[evicted]);
+        self.model.ask(name, second) == Asked::Waiting
+    }
+
+    fn ask_address(&mut self, address: SocketAddr, reply: oneshot::Sender<Answer>) -> bool {
+        if self.missing_addresses.contains_key(&address) {
+            return answered(reply, Err(Unresolved::Missing));
+        }
+        let new = !self.addresses.contains(&address);
+        let waits = self.addresses.add(address, reply);
+        if new && waits {
+            self.subscribe(vec![Destination::Address(address.to_string())]);
+        }
+        waits
+    }
+
+    // ---- the passing of time ------------------------------------------------------------------------------
+
+    /// Seconds since the proxy started.
+    fn second(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    fn tick(&mut self) {
+        let second = self.second();
+        for (nonce, refused) in self.model.overdue(second, PATIENCE) {
+            self.refuse(nonce, &refused);
+        }
+        self.acknowledge();
+        if second >= self.swept + SWEEP {
+            self.swept = second;
+            self.sweep(second);
+        }
+        self.keeping.write(&self.model, Instant::now());
+    }
+
+    fn sweep(&mut self, second: u64) {
+        self.names.forget_gone();
+        self.addresses.forget_gone();
+        self.missing_addresses.retain(|_, since| *since + ADDRESS_MISSING > second);
+        // Without the control plane what is forgotten could not be had again.
+        if self.stream.outgoing.is_some() {
+            let idle = self.model.sweep(second, IDLE);
+            self.unsubscribe(&idle);
+            self.publish();
+        }
+    }
+}
+
+/// One who has stopped waiting needs no answer, but did get one.
+fn answered(reply: oneshot::Sender<Answer>, answer: Answer) -> bool {
+    let _ = reply.send(answer);
+    true
+}

@@ -1,0 +1,305 @@
+use super::*;
+
+fn name(text: &str) -> ServiceName {
+    text.parse().unwrap()
+}
+
+/// A service with one port whose one rule leads to `backends`; no route at all if there are none.
+fn service(text: &str, version: u64, backends: &[&str]) -> Update {
+    let backend = |backend: &&str| v1::Backend {
+        weight: 1,
+        target: Some(v1::backend::Target::Service(v1::BackendService {
+            name: Some((&name(backend)).into()),
+            port: 80,
+        })),
+        filters: vec![],
+    };
+    let rule = v1::Rule {
+        route: "shop/split".to_owned(),
+        name: "0".to_owned(),
+        backends: backends.iter().map(backend).collect(),
+        ..v1::Rule::default()
+    };
+    let prefix = v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/".to_owned())) };
+    let matches = v1::RouteMatch { rule: 0, path: Some(prefix), ..v1::RouteMatch::default() };
+    let routed = !backends.is_empty();
+    Update::Service(Box::new(v1::Service {
+        name: Some((&name(text)).into()),
+        version,
+        ports: vec![v1::ServicePort {
+            port: 80,
+            name: "http".to_owned(),
+            protocol: v1::Protocol::Http1.into(),
+            routed,
+            matches: if routed { vec![matches] } else { vec![] },
+            rules: if routed { vec![rule] } else { vec![] },
+        }],
+        policy: Some(crate::control::tests::backend_policy()),
+        addresses: vec![],
+    }))
+}
+
+fn endpoint(id: &str) -> v1::Endpoint {
+    v1::Endpoint {
+        id: id.to_owned(),
+        address: "127.0.0.1:4743".to_owned(),
+        identity: "spiffe://outrigger.local/ns/shop/sa/payments".to_owned(),
+        zone: String::new(),
+        healthy: true,
+        ports: vec![80],
+    }
+}
+
+fn endpoints(text: &str, full: bool, changed: &[&str], removed: &[&str]) -> Update {
+    Update::Endpoints(v1::Endpoints {
+        service: Some((&name(text)).into()),
+        version: 1,
+        full,
+        changed: changed.iter().map(|id| endpoint(id)).collect(),
+        removed: removed.iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn not_found(text: &str) -> Update {
+    let destination = Some(v1::destination::Destination::Service((&name(text)).into()));
+    Update::NotFound(v1::NotFound { destination: Some(v1::Destination { destination }) })
+}
+
+/// A model, and the numbers of its stream.
+#[derive(Default)]
+struct Fed {
+    model: Model,
+    nonce: u64,
+}
+
+impl Fed {
+    fn feed(&mut self, update: Update) -> Result<(), String> {
+        self.feed_at(update, 0)
+    }
+
+    fn feed_at(&mut self, update: Update, second: u64) -> Result<(), String> {
+        self.nonce += 1;
+        let result =
+            self.model.apply(self.nonce, update, second).map_err(|e| crate::control::reason::reason(&e));
+        self.model.settle();
+        result
+    }
+
+    /// Policy and one endpoint.
+    fn whole(&mut self, text: &str, backends: &[&str]) {
+        self.feed(service(text, 1, backends)).unwrap();
+        self.feed(endpoints(text, true, &[&format!("{text}-1")], &[])).unwrap();
+    }
+
+    fn shown(&self) -> Vec<String> {
+        let mut shown: Vec<String> = self.model.snapshot().services.keys().map(ToString::to_string).collect();
+        shown.sort();
+        shown
+    }
+
+    fn ids(&self, text: &str) -> Vec<String> {
+        let snapshot = self.model.snapshot();
+        snapshot.services[&name(text)].endpoints.all.iter().map(|e| e.id.to_string()).collect()
+    }
+
+    fn version(&self, text: &str) -> u64 {
+        self.model.snapshot().services[&name(text)].version
+    }
+}
+
+#[test]
+fn a_service_is_shown_when_its_policy_and_its_endpoints_are_here() {
+    let mut fed = Fed::default();
+    fed.feed(service("a.shop", 1, &[])).unwrap();
+    assert_eq!(fed.shown(), [""; 0]);
+    assert_eq!(fed.model.oldest_held(), Some(1), "not in use, so not acknowledged");
+    fed.feed(endpoints("a.shop", true, &[], &[])).unwrap();
+    assert_eq!(fed.shown(), ["a.shop"], "an empty set is an answer");
+    assert_eq!(fed.model.oldest_held(), None);
+}
+
+#[test]
+fn a_route_is_held_back_until_its_backends_are_here() {
+    let mut fed = Fed::default();
+    fed.whole("a.shop", &[]);
+    fed.feed(service("a.shop", 2, &["a.shop", "b.shop"])).unwrap();
+    assert_eq!(fed.version("a.shop"), 1, "the older policy stays");
+    assert_eq!(fed.model.oldest_held(), Some(3));
+    assert!(fed.model.take_subscriptions().contains(&name("b.shop")), "the backend is asked for");
+    fed.feed(endpoints("a.shop", false, &["a-2"], &[])).unwrap();
+    assert_eq!(fed.ids("a.shop"), ["a-2", "a.shop-1"], "and is still kept up to date");
+    fed.feed(service("b.shop", 1, &[])).unwrap();
+    assert_eq!(fed.version("a.shop"), 1);
+    fed.feed(endpoints("b.shop", true, &["b-1"], &[])).unwrap();
+    assert_eq!(fed.version("a.shop"), 2);
+    assert_eq!(fed.shown(), ["a.shop", "b.shop"]);
+    assert_eq!(fed.model.oldest_held(), None);
+}
+
+#[test]
+fn a_backend_that_does_not_exist_holds_nothing_back() {
+    let mut fed = Fed::default();
+    fed.whole("a.shop", &["b.shop"]);
+    assert_eq!(fed.shown(), [""; 0]);
+    fed.feed(not_found("b.shop")).unwrap();
+    assert_eq!(fed.shown(), ["a.shop"]);
+}
+
+#[test]
+fn what_waits_too_long_is_reported_once_by_name() {
+    let mut fed = Fed::default();
+    fed.whole("a.shop", &["b.shop"]);
+    assert!(fed.model.overdue(4, 5).is_empty());
+    let late = fed.model.overdue(5, 5);
+    let (nonce, refused) = &late[0];
+    assert_eq!((late.len(), *nonce), (1, 1));
+    assert_eq!(refused.to_string(), "service a.shop: held back until these arrive: b.shop");
+    assert!(fed.model.overdue(60, 5).is_empty());
+    assert_eq!(fed.model.oldest_held(), None, "what was refused holds up no acknowledgement");
+}
+
+#[test]
+fn a_service_that_is_gone_stays_only_for_the_routes_that_lead_to_it() {
+    let mut fed = Fed::default();
+    fed.whole("b.shop", &["b.shop"]);
+    fed.whole("a.shop", &["b.shop"]);
+    fed.feed(not_found("b.shop")).unwrap();
+    assert_eq!(fed.shown(), ["a.shop", "b.shop"], "a still leads to b");
+    fed.feed(service("a.shop", 2, &[])).unwrap();
+    assert_eq!(fed.shown(), ["a.shop"]);
+    assert!(fed.model.snapshot().missing.contains_key(&name("b.shop")));
+    fed.whole("b.shop", &[]);
+    assert_eq!(fed.shown(), ["a.shop", "b.shop"], "a later service takes it back");
+    assert!(fed.model.snapshot().missing.is_empty());
+}
+
+#[test]
+fn after_a_reconnect_everything_stays_until_the_whole_set_comes() {
+    let mut fed = Fed::default();
+    fed.whole("a.shop", &[]);
+    let before = fed.model.snapshot().services[&name("a.shop")].clone();
+    assert_eq!(fed.model.begin_stream(), [name("a.shop")]);
+    fed.nonce = 0;
+    let refused = fed.feed(endpoints("a.shop", false, &[], &["a.shop-1"])).unwrap_err();
+    assert_eq!(refused, "endpoints of a.shop: a change came before the whole set");
+    assert_eq!(fed.ids("a.shop"), ["a.shop-1"]);
+    fed.whole("a.shop", &[]);
+    let after = fed.model.snapshot().services[&name("a.shop")].clone();
+    assert!(Arc::ptr_eq(&before, &after), "the same said again is the same service");
+    fed.feed(endpoints("a.shop", true, &[], &[])).unwrap();
+    assert_eq!(fed.ids("a.shop"), [""; 0], "an empty whole set is meant");
+}
+
+#[test]
+fn a_refused_update_changes_nothing() {
+    let mut fed = Fed::default();
+    fed.whole("a.shop", &[]);
+    let Update::Service(mut bad) = service("a.shop", 2, &[]) else { unreachable!() };
+    bad.ports[0].port = 70_000;
+    let reason = fed.feed(Update::Service(bad)).unwrap_err();
+    assert!(reason.contains("ports[0].port"), "{reason}");
+    assert_eq!(fed.version("a.shop"), 1);
+
+    let Update::Endpoints(mut bad) = endpoints("a.shop", true, &["x"], &[]) else { unreachable!() };
+    bad.changed[0].address = "nowhere".to_owned();
+    let reason = fed.feed(Update::Endpoints(bad.clone())).unwrap_err();
+    assert!(reason.contains("changed[0].address"), "{reason}");
+    assert_eq!(fed.ids("a.shop"), ["a.shop-1"]);
+
+    bad.full = false;
+    bad.removed = vec!["a.shop-1".to_owned()];
+    fed.model.take_subscriptions();
+    fed.feed(Update::Endpoints(bad)).unwrap_err();
+    assert_eq!(fed.model.take_subscriptions(), [name("a.shop")], "the whole set is asked for again");
+
+    let reason = fed.feed(Update::NotFound(v1::NotFound {
+        destination: Some(v1::Destination {
+            destination: Some(v1::destination::Destination::Service(v1::ServiceName {
+                namespace: "Shop".to_owned(),
+                name: "a".to_owned(),
+            })),
+        }),
+    }));
+    assert!(reason.unwrap_err().starts_with("notFound.destination.service: "));
+    assert_eq!(fed.shown(), ["a.shop"]);
+}
+
+#[test]
+fn unchanged_parts_are_shared_between_versions() {
+    let mut fed = Fed::default();
+    fed.whole("a.shop", &[]);
+    fed.whole("b.shop", &[]);
+    let before = fed.model.snapshot();
+    fed.feed(service("a.shop", 2, &["b.shop"])).unwrap();
+    let after = fed.model.snapshot();
+    let (a, b) = (name("a.shop"), name("b.shop"));
+    assert!(Arc::ptr_eq(&before.services[&b], &after.services[&b]));
+    assert!(Arc::ptr_eq(&before.services[&a].policy, &after.services[&a].policy));
+    assert!(Arc::ptr_eq(&before.services[&a].endpoints, &after.services[&a].endpoints));
+    assert!(Arc::ptr_eq(&before.services[&a].last_used, &after.services[&a].last_used));
+    assert!(!Arc::ptr_eq(&before.services[&a].ports[0], &after.services[&a].ports[0]));
+    fed.feed(endpoints("a.shop", false, &["a-2"], &[])).unwrap();
+    let later = fed.model.snapshot();
+    assert!(Arc::ptr_eq(&after.services[&a].ports[0], &later.services[&a].ports[0]));
+}
+
+#[test]
+fn idle_services_are_forgotten_but_not_the_backends_of_used_ones() {
+    let mut fed = Fed::default();
+    fed.whole("used.shop", &["backend.shop"]);
+    fed.whole("backend.shop", &["far.shop"]);
+    fed.whole("far.shop", &[]);
+    fed.whole("idle.shop", &[]);
+    fed.model.ask(&name("missing.shop"), 0);
+    fed.feed(not_found("missing.shop")).unwrap();
+    assert!(fed.model.sweep(599, 600).is_empty());
+    fed.model.snapshot().services[&name("used.shop")].touch(500);
+    let mut forgotten = fed.model.sweep(600, 600);
+    forgotten.sort();
+    assert_eq!(forgotten, [name("idle.shop"), name("missing.shop")]);
+    fed.model.settle();
+    assert_eq!(fed.shown(), ["backend.shop", "far.shop", "used.shop"]);
+    assert!(fed.model.snapshot().missing.is_empty());
+}
+
+#[test]
+fn invented_names_cannot_fill_the_table() {
+    let mut fed = Fed::default();
+    fed.whole("a.shop", &[]);
+    for n in 0..MAX_EMPTY {
+        assert_eq!(fed.model.ask(&name(&format!("x{n}.shop")), n as u64), Asked::Waiting);
+    }
+    assert_eq!(fed.model.ask(&name("late.shop"), 5000), Asked::Full);
+    assert_eq!(fed.model.evict_missing(), None, "those that wait for an answer are not put out");
+    fed.feed(not_found("x7.shop")).unwrap();
+    fed.feed(not_found("x3.shop")).unwrap();
+    assert_eq!(fed.model.evict_missing(), Some(name("x3.shop")), "the one asked for longest ago");
+    assert_eq!(fed.model.ask(&name("late.shop"), 5000), Asked::Waiting);
+    assert_eq!(fed.shown(), ["a.shop"]);
+}
+
+#[test]
+fn what_was_kept_comes_back_whole() {
+    let mut fed = Fed::default();
+    fed.feed(Update::Mesh(v1::MeshSettings {
+        version: 3,
+        permissive_mtls: true,
+        sampling_ratio: 0.5,
+        ..Default::default()
+    }))
+    .unwrap();
+    fed.whole("a.shop", &["b.shop"]);
+    fed.whole("b.shop", &["a.shop"]);
+    fed.model.ask(&name("missing.shop"), 0);
+    fed.feed(not_found("missing.shop")).unwrap();
+    let mut again = Fed::default();
+    assert!(again.model.restore(fed.model.messages()).is_empty());
+    assert!(again.model.settle());
+    assert_eq!(again.shown(), ["a.shop", "b.shop"]);
+    assert_eq!(again.ids("a.shop"), ["a.shop-1"]);
+    assert!(again.model.snapshot().mesh.permissive_mtls);
+    assert!(again.model.has_settings());
+    let mut names = again.model.begin_stream();
+    names.sort();
+    assert_eq!(names, [name("a.shop"), name("b.shop")]);
+}
