@@ -1,8 +1,8 @@
 //! How loaded an endpoint looks from here: the peak of the moving average of its latency.
 //!
 //! An average learns slowly that an endpoint has become slow. The peak (Finagle's peak-EWMA) believes bad news at
-//! once and good news by and by: a sample over the average replaces it, one below moves it a little, and time
-//! without samples lets it fade, so that an endpoint which was slow is tried again.
+//! once and good news by and by: a sample over the average replaces it, and time lets it fade, so that an endpoint
+//! which was slow is tried again.
 
 use std::time::Duration;
 
@@ -24,15 +24,10 @@ impl PeakEwma {
 
     /// Takes in that a request took `latency`, at `now`.
     pub fn observe(&mut self, latency: Duration, now: Instant) {
-        let latency = latency.as_secs_f64();
-        let average = match self.average {
-            Some((average, at)) if latency < average => {
-                let kept = kept(at, now);
-                average * kept + latency * (1.0 - kept)
-            }
-            _ => latency,
-        };
-        self.average = Some((average, now));
+        // What has faded below the sample is replaced by it. What has not goes on fading, which moves it towards
+        // the samples: to average them in as well would count the time since the last one twice.
+        let faded = self.seconds(now).unwrap_or_default();
+        self.average = Some((latency.as_secs_f64().max(faded), now));
     }
 
     /// The average in seconds, faded since the last sample. `None`: nothing was ever measured.

@@ -1,1 +1,463 @@
+use http::StatusCode;
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
+use super::*;
+use crate::snapshot::{BalancerKind, BreakerPolicy};
+
+const PORT: u16 = 80;
+const GOOD: Outcome = Outcome::Status { code: StatusCode::OK, grpc: None, retry_after: None };
+const BAD: Outcome =
+    Outcome::Status { code: StatusCode::INTERNAL_SERVER_ERROR, grpc: None, retry_after: None };
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn endpoint(id: &str) -> Endpoint {
+    Endpoint {
+        id: id.into(),
+        address: "127.0.0.1:4743".parse().unwrap(),
+        identity: "spiffe://outrigger.local/ns/shop/sa/payments".parse().unwrap(),
+        zone: "".into(),
+        healthy: true,
+        ports: vec![PORT],
+    }
+}
+
+fn set(endpoints: impl IntoIterator<Item = Endpoint>) -> Arc<Endpoints> {
+    Arc::new(Endpoints { version: 0, all: endpoints.into_iter().map(Arc::new).collect() })
+}
+
+fn named(ids: &[&str]) -> Arc<Endpoints> {
+    set(ids.iter().map(|id| endpoint(id)))
+}
+
+/// A cluster with a clock and dice of its own.
+struct Bench {
+    cluster: Cluster,
+    policy: Arc<BackendPolicy>,
+    now: Instant,
+    rng: StdRng,
+}
+
+impl Bench {
+    fn new(endpoints: Arc<Endpoints>) -> Self {
+        Self::with(endpoints, BackendPolicy::default())
+    }
+
+    fn with(endpoints: Arc<Endpoints>, policy: BackendPolicy) -> Self {
+        let now = Instant::now();
+        let policy = Arc::new(policy);
+        let service = Service {
+            name: "payments.shop".parse().unwrap(),
+            version: 1,
+            ports: Vec::new(),
+            policy: Arc::clone(&policy),
+            endpoints,
+            last_used: Arc::default(),
+        };
+        Self { cluster: Cluster::new(&service, now), policy, now, rng: StdRng::seed_from_u64(2) }
+    }
+
+    fn pick(&mut self) -> Result<Pick, Failure> {
+        self.pick_in("", &[])
+    }
+
+    fn pick_in(&mut self, zone: &str, tried: &[&str]) -> Result<Pick, Failure> {
+        let tried: Vec<Arc<str>> = tried.iter().map(|id| Arc::from(*id)).collect();
+        self.cluster.pick(PORT, zone, &tried, self.now, &mut self.rng)
+    }
+
+    fn finish(&mut self, pick: Pick, outcome: Outcome, latency: Duration) -> Option<Transition> {
+        self.now += latency;
+        self.cluster.finish(pick, &outcome, latency, self.now).map(|transition| transition.to)
+    }
+
+    /// Sends requests one after the other; how many each endpoint got.
+    fn send(&mut self, count: usize, answer: impl Fn(&str) -> (Outcome, Duration)) -> HashMap<String, usize> {
+        let mut got = HashMap::new();
+        for _ in 0..count {
+            let pick = self.pick().unwrap();
+            let id = pick.endpoint.id.to_string();
+            let (outcome, latency) = answer(&id);
+            self.finish(pick, outcome, latency);
+            *got.entry(id).or_default() += 1;
+        }
+        got
+    }
+
+    /// Fails requests to one endpoint until its breaker opens, and says for how long that is.
+    fn trip(&mut self, id: &str) -> Duration {
+        for _ in 0..10_000 {
+            let pick = self.pick().unwrap();
+            let outcome = if *pick.endpoint.id == *id { BAD } else { GOOD };
+            // As slow as a failure counts, so that the failing one is still chosen now and then.
+            if let Some(Transition::Opened(time)) = self.finish(pick, outcome, ms(100)) {
+                return time;
+            }
+            self.now += ms(1000);
+        }
+        panic!("the breaker of {id} did not open");
+    }
+
+    /// The same, and waits until a probe is due.
+    fn trip_and_wait(&mut self, id: &str) {
+        let time = self.trip(id);
+        self.now += time;
+    }
+
+    fn out(&self) -> usize {
+        self.cluster.view(self.now).filter(|view| view.breaker != Standing::Closed).count()
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.cluster.view(self.now).map(|view| view.in_flight).sum()
+    }
+
+    fn update(&mut self, endpoints: Arc<Endpoints>) {
+        self.cluster.update(&endpoints, &self.policy, self.now);
+    }
+}
+
+#[test]
+fn without_a_healthy_endpoint_that_serves_the_port_there_is_none() {
+    assert_eq!(Bench::new(named(&[])).pick().unwrap_err(), Failure::NoEndpoints);
+    let sick = Endpoint { healthy: false, ..endpoint("a") };
+    let elsewhere = Endpoint { ports: vec![81], ..endpoint("b") };
+    assert_eq!(Bench::new(set([sick, elsewhere])).pick().unwrap_err(), Failure::NoEndpoints);
+}
+
+#[test]
+fn a_slow_endpoint_is_avoided() {
+    let mut bench = Bench::new(named(&["fast", "slow"]));
+    let got = bench.send(1000, |id| (GOOD, if id == "slow" { ms(200) } else { ms(5) }));
+    assert!(got["slow"] <= 20, "{got:?}");
+}
+
+#[test]
+fn an_endpoint_that_fails_fast_attracts_no_traffic() {
+    let policy = BackendPolicy { breaker: None, ..BackendPolicy::default() };
+    let mut bench = Bench::with(named(&["broken", "well"]), policy);
+    let got = bench.send(1000, |id| if id == "broken" { (BAD, ms(0)) } else { (GOOD, ms(20)) });
+    assert!(got["broken"] <= 10, "{got:?}");
+}
+
+#[test]
+fn an_endpoint_that_fails_fast_attracts_no_traffic_however_many_requests_wait_elsewhere() {
+    let policy = BackendPolicy { breaker: None, ..BackendPolicy::default() };
+    let mut bench = Bench::with(named(&["broken", "well"]), policy);
+    bench.send(100, |_| (GOOD, ms(20)));
+    let mut waiting = Vec::new();
+    let mut failed = 0;
+    while waiting.len() < 100 {
+        let pick = bench.pick().unwrap();
+        if &*pick.endpoint.id == "broken" {
+            bench.finish(pick, BAD, ms(0));
+            failed += 1;
+        } else {
+            waiting.push(pick);
+        }
+    }
+    assert!(failed <= 10, "{failed} requests failed");
+}
+
+#[test]
+fn one_failure_among_many_moves_little_traffic() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    bench.send(200, |_| (GOOD, ms(20)));
+    let pick = bench.pick().unwrap();
+    let unlucky = pick.endpoint.id.to_string();
+    bench.finish(pick, BAD, ms(20));
+    let got = bench.send(3000, |_| (GOOD, ms(20)));
+    assert!(got[&unlucky] > 500, "{got:?}");
+}
+
+#[test]
+fn the_breaker_opens_probes_once_and_closes() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    let time = bench.trip("a");
+    assert!(bench.now + time > bench.now);
+    for _ in 0..50 {
+        let pick = bench.pick().unwrap();
+        assert_eq!(&*pick.endpoint.id, "b", "an ejected endpoint is never picked");
+        bench.finish(pick, GOOD, ms(0));
+    }
+    bench.now += time;
+    let probe = bench.pick().unwrap();
+    assert!(probe.is_probe());
+    assert_eq!(&*probe.endpoint.id, "a");
+    for _ in 0..50 {
+        assert_eq!(&*bench.pick().unwrap().endpoint.id, "b", "exactly one probe");
+    }
+    assert_eq!(bench.finish(probe, GOOD, ms(5)), Some(Transition::Closed));
+    assert_eq!(bench.out(), 0);
+}
+
+#[test]
+fn a_probe_whose_caller_went_away_is_followed_by_another() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    bench.trip_and_wait("a");
+    drop(bench.pick().unwrap());
+    assert!(bench.pick().unwrap().is_probe());
+    assert_eq!(bench.in_flight(), 0);
+}
+
+#[test]
+fn a_probe_ends_with_the_head_of_a_long_answer() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    bench.trip_and_wait("a");
+    let mut probe = bench.pick().unwrap();
+    let closed = bench.cluster.answered(&mut probe, &GOOD, ms(5), bench.now).unwrap();
+    assert_eq!((&*closed.endpoint.id, closed.to), ("a", Transition::Closed));
+    assert_eq!(bench.in_flight(), 1);
+    assert_eq!(bench.finish(probe, GOOD, ms(5)), None);
+    assert_eq!(bench.in_flight(), 0);
+}
+
+#[test]
+fn a_retry_is_no_probe_while_another_endpoint_is_well() {
+    let mut bench = Bench::new(named(&["a", "b", "c"]));
+    bench.trip_and_wait("a");
+    assert_eq!(&*bench.pick_in("", &["b"]).unwrap().endpoint.id, "c");
+}
+
+#[test]
+fn a_lone_endpoint_is_never_taken_out() {
+    let mut bench = Bench::new(named(&["a"]));
+    for _ in 0..100 {
+        let pick = bench.pick().unwrap();
+        assert_eq!(bench.finish(pick, BAD, ms(1)), None);
+    }
+}
+
+#[test]
+fn all_breakers_open_where_the_policy_allows_it() {
+    let breaker = BreakerPolicy { max_ejected_percent: 100, ..BreakerPolicy::default() };
+    let policy = BackendPolicy { breaker: Some(breaker), ..BackendPolicy::default() };
+    let mut bench = Bench::with(named(&["a"]), policy);
+    let time = bench.trip("a");
+    assert_eq!(bench.pick().unwrap_err(), Failure::BreakerOpen);
+    bench.now += time;
+    let probe = bench.pick_in("", &["b"]).unwrap();
+    assert!(probe.is_probe(), "also for a retry, where there is nothing else");
+    assert_eq!(bench.pick().unwrap_err(), Failure::BreakerOpen);
+}
+
+#[test]
+fn when_too_few_are_left_all_are_used() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    bench.trip("a");
+    bench.update(named(&["a"]));
+    let pick = bench.pick().unwrap();
+    assert_eq!(&*pick.endpoint.id, "a", "half of one is none: the open breaker is passed over");
+    assert!(!pick.is_probe());
+}
+
+#[test]
+fn an_endpoint_that_fails_far_more_often_than_its_peers_is_taken_out() {
+    let policy = BackendPolicy { balancer: BalancerKind::RoundRobin, ..BackendPolicy::default() };
+    let mut bench = Bench::with(named(&["a", "b", "c"]), policy);
+    // Two of three requests to it fail: never seven in a row.
+    let turn = Cell::new(0);
+    bench.send(150, |id| {
+        turn.set(turn.get() + usize::from(id == "a"));
+        (if id == "a" && turn.get() % 3 != 0 { BAD } else { GOOD }, ms(5))
+    });
+    let out: Vec<_> = bench.cluster.view(bench.now).filter(|view| view.breaker != Standing::Closed).collect();
+    assert_eq!(out.iter().map(|view| &*view.endpoint.id).collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn requests_stay_in_their_zone_while_it_is_well_enough() {
+    let zoned = |id: &str, zone: &str| Endpoint { zone: zone.into(), ..endpoint(id) };
+    let all = || vec![zoned("a1", "a"), zoned("a2", "a"), zoned("b1", "b"), zoned("b2", "b")];
+    let zones = |bench: &mut Bench, tried: &[&str]| {
+        let picks = (0..50).map(|_| bench.pick_in("a", tried).unwrap().endpoint.zone.to_string());
+        picks.collect::<std::collections::BTreeSet<_>>()
+    };
+    let mut bench = Bench::new(set(all()));
+    assert_eq!(zones(&mut bench, &[]).into_iter().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(zones(&mut bench, &["a1"]).into_iter().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(zones(&mut bench, &["a1", "a2"]).into_iter().collect::<Vec<_>>(), ["b"]);
+
+    let mut half = all();
+    half[0].healthy = false;
+    bench.update(set(half));
+    assert_eq!(zones(&mut bench, &[]).len(), 2, "one of two is not enough");
+    assert_eq!(bench.pick_in("c", &[]).map(|_| ()), Ok(()), "a zone without endpoints is served by others");
+}
+
+#[test]
+fn an_endpoint_not_yet_tried_is_preferred_and_a_tried_one_better_than_none() {
+    let mut bench = Bench::new(named(&["a", "b", "c"]));
+    for _ in 0..50 {
+        assert_eq!(&*bench.pick_in("", &["a", "c"]).unwrap().endpoint.id, "b");
+    }
+    assert!(bench.pick_in("", &["a", "b", "c"]).is_ok());
+}
+
+#[test]
+fn what_was_learned_stays_with_the_endpoints_that_stay() {
+    let mut bench = Bench::new(named(&["a", "b", "c"]));
+    bench.trip("a");
+    let pending = loop {
+        let pick = bench.pick().unwrap();
+        if &*pick.endpoint.id == "b" {
+            break pick;
+        }
+    };
+    let before: Vec<_> = bench.cluster.view(bench.now).collect();
+
+    let changed = Endpoint { healthy: false, ..endpoint("b") };
+    bench.update(set([endpoint("a"), changed, endpoint("d")]));
+
+    let after: Vec<_> = bench.cluster.view(bench.now).collect();
+    assert_eq!(after[0], before[0]);
+    assert_eq!((after[1].in_flight, after[1].latency_seconds), (1, before[1].latency_seconds));
+    assert_eq!((after[2].latency_seconds, after[2].breaker), (None, Standing::Closed));
+    bench.finish(pending, GOOD, ms(5));
+    assert_eq!(bench.in_flight(), 0);
+}
+
+#[test]
+fn an_endpoint_that_moved_is_a_new_one() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    bench.trip("a");
+    let moved = Endpoint { address: "127.0.0.2:4743".parse().unwrap(), ..endpoint("a") };
+    bench.update(set([moved, endpoint("b")]));
+    assert_eq!(bench.out(), 0);
+}
+
+#[test]
+fn a_new_policy_takes_hold_at_once_and_closes_breakers_that_it_does_without() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    bench.trip("a");
+    let permit = bench.cluster.active.admit();
+    let policy = BackendPolicy { breaker: None, max_active: 1, ..BackendPolicy::default() };
+    let endpoints = Arc::clone(&bench.cluster.endpoints);
+    bench.cluster.update(&endpoints, &Arc::new(policy), bench.now);
+    assert_eq!(bench.out(), 0);
+    assert!(bench.cluster.active.admit().is_none());
+    drop(permit);
+    assert!(bench.cluster.active.admit().is_some());
+}
+
+#[test]
+fn what_says_nothing_of_the_endpoint_changes_nothing() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    bench.trip_and_wait("a");
+    let probe = bench.pick().unwrap();
+    let before = bench.cluster.view(bench.now).next().unwrap().latency_seconds;
+    let now = bench.now;
+    assert_eq!(bench.cluster.finish(probe, &Outcome::Failed(Failure::Overloaded), ms(1), now), None);
+    assert_eq!(bench.cluster.view(bench.now).next().unwrap().latency_seconds, before);
+    assert!(bench.pick().unwrap().is_probe(), "the probe's place is free again");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Pick { zone: bool, tried: bool },
+    Good,
+    Bad,
+    Drop,
+    Wait(u64),
+    Update(Vec<(u8, bool, bool)>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (any::<bool>(), any::<bool>()).prop_map(|(zone, tried)| Step::Pick { zone, tried }),
+        2 => Just(Step::Good),
+        6 => Just(Step::Bad),
+        1 => Just(Step::Drop),
+        3 => (0u64..2000).prop_map(Step::Wait),
+        1 => prop::collection::vec((0u8..6, any::<bool>(), prop::bool::weighted(0.8)), 0..6)
+            .prop_map(Step::Update),
+    ]
+}
+
+fn drawn(endpoints: &[(u8, bool, bool)]) -> Arc<Endpoints> {
+    let mut endpoints = endpoints.to_vec();
+    endpoints.sort_by_key(|(id, ..)| *id);
+    endpoints.dedup_by_key(|(id, ..)| *id);
+    set(endpoints.into_iter().map(|(id, zone, healthy)| Endpoint {
+        zone: if zone { "z" } else { "y" }.into(),
+        healthy,
+        ..endpoint(&id.to_string())
+    }))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// The laws of picking, whatever happens in whatever order.
+    #[test]
+    fn an_ejected_endpoint_is_never_picked_and_nothing_leaks(
+        percent in 0u32..=100,
+        steps in prop::collection::vec(step(), 1..150),
+    ) {
+        let breaker = BreakerPolicy { consecutive_failures: 2, max_ejected_percent: percent, ..BreakerPolicy::default() };
+        let policy = BackendPolicy { breaker: Some(breaker), ..BackendPolicy::default() };
+        let mut endpoints = drawn(&[(0, true, true), (1, true, true), (2, false, true), (3, false, true)]);
+        let mut bench = Bench::with(Arc::clone(&endpoints), policy);
+        let mut picks: Vec<Pick> = Vec::new();
+        for step in steps {
+            let healthy = endpoints.all.iter().filter(|endpoint| endpoint.healthy).count();
+            let most_out = healthy * percent as usize / 100;
+            let before: HashMap<Arc<str>, Standing> = bench
+                .cluster
+                .view(bench.now)
+                .map(|view| (Arc::clone(&view.endpoint.id), view.breaker))
+                .collect();
+            let healthy_out = |bench: &Bench| bench
+                .cluster
+                .view(bench.now)
+                .filter(|view| view.endpoint.healthy && view.breaker != Standing::Closed)
+                .count();
+            let out = healthy_out(&bench);
+            match step {
+                Step::Pick { zone, tried } => {
+                    let tried: Vec<&str> = if tried { vec!["0"] } else { Vec::new() };
+                    match bench.pick_in(if zone { "z" } else { "" }, &tried) {
+                        Ok(pick) => {
+                            prop_assert!(pick.endpoint.healthy);
+                            let breaker = before[&pick.endpoint.id];
+                            prop_assert_eq!(pick.is_probe(), breaker == Standing::Due);
+                            prop_assert!(out > most_out || matches!(breaker, Standing::Closed | Standing::Due));
+                            picks.push(pick);
+                        }
+                        Err(Failure::NoEndpoints) => prop_assert_eq!(healthy, 0),
+                        Err(failure) => {
+                            prop_assert_eq!(failure, Failure::BreakerOpen);
+                            prop_assert_eq!(out, healthy);
+                        }
+                    }
+                }
+                Step::Good | Step::Bad if !picks.is_empty() => {
+                    let pick = picks.remove(0);
+                    let good = matches!(step, Step::Good);
+                    let opened = matches!(
+                        bench.finish(pick, if good { GOOD } else { BAD }, ms(1)),
+                        Some(Transition::Opened(_))
+                    );
+                    let now_out = healthy_out(&bench);
+                    prop_assert!(now_out <= out || opened);
+                    prop_assert!(now_out <= most_out.max(out), "{now_out} of {healthy} out, {percent} % allowed");
+                }
+                Step::Drop => { picks.pop(); }
+                Step::Wait(milliseconds) => bench.now += ms(milliseconds),
+                Step::Update(drawn_anew) => {
+                    endpoints = drawn(&drawn_anew);
+                    bench.update(Arc::clone(&endpoints));
+                }
+                Step::Good | Step::Bad => {}
+            }
+            prop_assert!(bench.in_flight() as usize <= picks.len());
+        }
+        picks.clear();
+        prop_assert_eq!(bench.in_flight(), 0);
+        prop_assert!(bench.cluster.view(bench.now).all(|view| view.breaker != Standing::HalfOpen));
+    }
+}
