@@ -164,6 +164,9 @@ fn outcome_of_http2(error: &h2::Error) -> Outcome {
     let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
     if error.is_remote() && (refused || error.is_go_away()) {
         Outcome::NotProcessed
+    } else if error.is_io() {
+        // The whole connection went, before a byte of the answer: the peer was stopped or killed.
+        Outcome::StaleConnection
     } else if error.is_library() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR) {
         Outcome::Failed(Failure::UpstreamProtocol)
     } else {
