@@ -57,8 +57,10 @@ pub(crate) fn authority(
 /// [`Failure::NoRoute`]: it is not the name of a service.
 pub(crate) fn service(authority: &Authority, own_namespace: &str) -> Result<(ServiceName, u16), Failure> {
     let name = ServiceName::from_host(authority.host(), own_namespace).map_err(|_| Failure::NoRoute)?;
-    let port = match authority.port() {
-        Some(port) => port.as_str().parse().map_err(|_| Failure::BadRequest)?,
+    // The library passes over a port that is none, such as 99999.
+    let port = match authority.port_u16() {
+        Some(port) => port,
+        None if authority.as_str().len() > authority.host().len() => return Err(Failure::BadRequest),
         None => DEFAULT_PORT,
     };
     Ok((name, port))
