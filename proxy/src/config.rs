@@ -233,7 +233,7 @@ fn read(settings: &mut Settings) -> ProxyConfig {
 
 /// What no field can be wrong about alone.
 fn check(config: &ProxyConfig, settings: &mut Settings) {
-    if !config.apps.is_empty() && !settings.was_given("service") {
+    if settings.was_given("app") && !settings.was_given("service") {
         settings
             .problem("service", "is required with --app: the service that the application is an instance of");
     }

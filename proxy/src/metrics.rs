@@ -27,7 +27,7 @@ use outrigger_certs::SpiffeId;
 pub use collector::{Collector, WorkerQuery, answer_queries, worker_queries};
 pub use series::SeriesKey;
 pub use snapshot::MetricsSnapshot;
-pub use text::{Format, ProxyFacts, render};
+pub use text::{ControlFacts, Format, ProxyFacts, render};
 
 use crate::breaker::Transition;
 use crate::exchange::Exchange;

@@ -10,7 +10,7 @@ use super::limits::LIMIT_FIELDS;
 use crate::args::ProxyArgs;
 
 /// Fields of the file of `--config` beside `limits`.
-const FIELDS: [&str; 21] = [
+pub(super) const FIELDS: [&str; 21] = [
     "access-log",
     "admin",
     "advertise",

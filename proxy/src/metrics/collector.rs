@@ -1,12 +1,15 @@
 //! How a scrape gets a copy of what every worker counted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use outrigger_api::v1;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Metrics, MetricsSnapshot};
+use crate::report::LoadSource;
 
 /// A question to a worker: send a copy here.
 pub type WorkerQuery = oneshot::Sender<MetricsSnapshot>;
@@ -33,12 +36,19 @@ pub async fn answer_queries(metrics: Metrics, mut queries: mpsc::Receiver<Worker
 #[derive(Debug, Clone)]
 pub struct Collector {
     workers: Vec<mpsc::Sender<WorkerQuery>>,
+    patience: Duration,
 }
 
 impl Collector {
     /// Of these workers.
     pub fn new(workers: Vec<mpsc::Sender<WorkerQuery>>) -> Self {
-        Self { workers }
+        Self { workers, patience: PATIENCE }
+    }
+
+    /// With another patience than two seconds.
+    #[cfg(test)]
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The sum of what all workers counted, and how many workers did not answer in two seconds.
@@ -53,7 +63,7 @@ impl Collector {
             })
             .collect();
         let all = futures_util::future::join_all(
-            answers.into_iter().map(|answer| async { timeout(PATIENCE, answer?).await.ok()?.ok() }),
+            answers.into_iter().map(|answer| async { timeout(self.patience, answer?).await.ok()?.ok() }),
         );
         let mut sum = MetricsSnapshot::default();
         let mut silent = 0;
@@ -66,10 +76,20 @@ impl Collector {
         (sum, silent)
     }
 
-    /// The load report for the control plane; `None` while a worker does not answer, because counts must not
-    /// seem to fall.
-    pub async fn load_report(&self) -> Option<v1::LoadReport> {
-        let (sum, silent) = self.collect().await;
-        (silent == 0).then(|| sum.load_report())
+    /// The load report for the control plane. While a worker does not answer, the last whole report goes again,
+    /// because totals must not seem to fall.
+    pub fn load_source(&self) -> LoadSource {
+        let collector = self.clone();
+        let last = Arc::new(ArcSwap::from_pointee(v1::LoadReport::default()));
+        Arc::new(move || {
+            let (collector, last) = (collector.clone(), last.clone());
+            Box::pin(async move {
+                let (sum, silent) = collector.collect().await;
+                if silent == 0 {
+                    last.store(Arc::new(sum.load_report()));
+                }
+                v1::LoadReport::clone(&last.load())
+            })
+        })
     }
 }

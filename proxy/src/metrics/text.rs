@@ -4,6 +4,7 @@
 //! [OpenMetrics]: https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md
 
 use std::fmt::{self, Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::Event;
@@ -12,6 +13,7 @@ use super::process::ProcessFacts;
 use super::series::{Outcome, Reason, RequestData, SeriesKey, TcpData};
 use super::snapshot::MetricsSnapshot;
 use crate::access_log::LogCounts;
+use crate::control::Counters;
 use crate::exchange::NO_STATUS;
 use crate::failure::{Failure, Side};
 use crate::span::SpanCounts;
@@ -55,12 +57,43 @@ pub struct ProxyFacts {
     pub workers: usize,
     /// When the workload's certificate ends; `None` while there is none.
     pub certificate_expiry: Option<SystemTime>,
-    /// The control stream is up.
-    pub control_connected: bool,
+    /// Of the control thread.
+    pub control: ControlFacts,
     /// Of the exporter.
     pub spans: SpanCounts,
     /// Of the access log.
     pub log: LogCounts,
+}
+
+/// What the control thread counted, at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ControlFacts {
+    connected: bool,
+    streams: u64,
+    updates: u64,
+    refusals: u64,
+    certificates: u64,
+    certificate_failures: u64,
+    asks_refused: u64,
+    reports_dropped: u64,
+    services: u64,
+}
+
+impl From<&Counters> for ControlFacts {
+    fn from(counters: &Counters) -> Self {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            connected: counters.connected.load(Ordering::Relaxed),
+            streams: read(&counters.streams),
+            updates: read(&counters.updates),
+            refusals: read(&counters.refusals),
+            certificates: read(&counters.certificates),
+            certificate_failures: read(&counters.certificate_failures),
+            asks_refused: read(&counters.asks_refused),
+            reports_dropped: read(&counters.reports_dropped),
+            services: read(&counters.services),
+        }
+    }
 }
 
 /// Writes the page.
@@ -72,6 +105,7 @@ pub fn render(sum: &MetricsSnapshot, facts: &ProxyFacts, format: Format) -> Stri
     breakers(&mut page, sum);
     events(&mut page, sum);
     proxy(&mut page, sum, facts);
+    control(&mut page, &facts.control);
     process(&mut page, &ProcessFacts::read(), facts);
     if format == Format::OpenMetrics {
         page.out.push_str("# EOF\n");
@@ -432,8 +466,6 @@ fn proxy(page: &mut Page, sum: &MetricsSnapshot, facts: &ProxyFacts) {
     page.gauge(&Labels::new().with("version", env!("CARGO_PKG_VERSION")), 1);
     page.family("outrigger_workers", Kind::Gauge, "Threads that serve requests.");
     page.gauge(&none, facts.workers);
-    page.family("outrigger_control_plane_connected", Kind::Gauge, "1 while the control stream is up.");
-    page.gauge(&none, u8::from(facts.control_connected));
     let help = "When the workload's certificate ends, Unix time.";
     page.family("outrigger_certificate_expiry_timestamp_seconds", Kind::Gauge, help);
     if let Some(expiry) = facts.certificate_expiry {
@@ -455,6 +487,47 @@ fn proxy(page: &mut Page, sum: &MetricsSnapshot, facts: &ProxyFacts) {
     let help = "Records counted under service=\"_other\" because a table of series was full.";
     page.family("outrigger_series_overflow", Kind::Counter, help);
     page.counter(&none, sum.overflowed);
+}
+
+fn control(page: &mut Page, facts: &ControlFacts) {
+    let none = Labels::new();
+    page.family(
+        "outrigger_control_connected",
+        Kind::Gauge,
+        "1 while the stream to the control plane stands.",
+    );
+    page.gauge(&none, u8::from(facts.connected));
+    page.family("outrigger_control_services", Kind::Gauge, "Services that the proxy knows.");
+    page.gauge(&none, facts.services);
+    let counters = [
+        ("outrigger_control_streams", "Streams to the control plane begun.", facts.streams),
+        ("outrigger_control_updates", "Policy updates taken into use.", facts.updates),
+        (
+            "outrigger_control_refusals",
+            "Policy updates refused; the last good policy stayed.",
+            facts.refusals,
+        ),
+        (
+            "outrigger_control_asks_refused",
+            "Questions for a service turned away, a table being full.",
+            facts.asks_refused,
+        ),
+        (
+            "outrigger_control_reports_dropped",
+            "Load reports not sent, the stream being full.",
+            facts.reports_dropped,
+        ),
+        ("outrigger_certificates_issued", "Certificates taken into use.", facts.certificates),
+        (
+            "outrigger_certificate_failures",
+            "Times that no certificate could be had.",
+            facts.certificate_failures,
+        ),
+    ];
+    for (name, help, value) in counters {
+        page.family(name, Kind::Counter, help);
+        page.counter(&none, value);
+    }
 }
 
 fn process(page: &mut Page, process: &ProcessFacts, facts: &ProxyFacts) {

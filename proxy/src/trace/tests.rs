@@ -128,7 +128,7 @@ fn malformed_b3_starts_a_new_trace() {
         "x".into(),
         "2".into(),
         format!("{TRACE}-"),
-        format!("{TRACE}"),
+        TRACE.to_owned(),
         format!("{TRACE}-{SPAN}-"),
         format!("{TRACE}-{SPAN}-true"),
         format!("{TRACE}-{SPAN}-1-zz"),
@@ -178,7 +178,8 @@ fn w3c_wins_over_b3_and_all_formats_tell_the_same_afterwards() {
 
 #[test]
 fn what_came_is_passed_on_and_what_did_not_is_written_only_when_configured() {
-    let cases: [(&[(&'static str, &str)], &[TraceFormat], &[&str]); 5] = [
+    type Case = (&'static [(&'static str, &'static str)], &'static [TraceFormat], &'static [&'static str]);
+    let cases: [Case; 5] = [
         (&[], &[TraceFormat::W3c], &["traceparent"]),
         (&[], &[], &[]),
         (&[("b3", "1")], &[TraceFormat::W3c], &["b3", "traceparent"]),
