@@ -23,6 +23,7 @@
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -30,20 +31,22 @@ use rustls_pki_types::CertificateDer;
 
 use crate::bundle::{BundleError, TrustBundle};
 use crate::clock::Clock;
-use crate::csr::{CsrError, SigningRequest};
+use crate::csr::SigningRequest;
 use crate::files::{self, FileError};
 use crate::fingerprint::Fingerprint;
 use crate::spiffe_id::SpiffeId;
-use crate::svid::{KeyRequest, KeyRequestError, Svid, SvidError};
+use crate::svid::{KeyRequest, Svid};
 use crate::trust_domain::TrustDomain;
 
 mod certificate;
+mod error;
 mod schedule;
 mod settings;
 mod state;
 mod status;
 
 pub use certificate::SigningError;
+pub use error::{AuthorityError, RotationError, SignError};
 pub use settings::AuthoritySettings;
 pub use state::{RootPhase, StateError};
 pub use status::{AuthorityStatus, CertificateStatus};
@@ -55,98 +58,9 @@ use state::State;
 const STATE_FILE: &str = "authority.json";
 const LOCK_FILE: &str = "authority.lock";
 
-/// A rotation that takes its time needs three roots; bundles have room for twice as many as this.
-const MOST_ROOTS: usize = 8;
-
-/// Why there is no authority.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// The settings contradict each other.
-    #[error("the lifetimes must be 1 s <= svid-ttl <= issuer-ttl <= root-ttl <= 100 years")]
-    Lifetimes,
-    /// Another process has the directory open.
-    #[error("{path} is in use by another control plane; stop it first", path = .0.display())]
-    InUse(PathBuf),
-    /// The directory belongs to another mesh.
-    #[error(
-        "the authority on disk is for the trust domain {found}, not {expected}; use another data directory"
-    )]
-    TrustDomain {
-        /// The trust domain that was asked for.
-        expected: TrustDomain,
-        /// The one on disk.
-        found: TrustDomain,
-    },
-    /// The file is damaged.
-    #[error("{path} is damaged; restore it from a backup, or move it away to start over with a new root", path = .path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: StateError,
-    },
-    /// A certificate could not be made.
-    #[error(transparent)]
-    Signing(#[from] SigningError),
-    /// A file could not be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
-
-/// Why a request was not signed.
-#[derive(Debug, thiserror::Error)]
-pub enum SignError {
-    /// The request is not one that a CA signs.
-    #[error("the signing request is refused")]
-    Csr(#[from] CsrError),
-    /// The request names another identity than the one that its sender has proved.
-    #[error("the request asks for {requested}, but its sender has proved to be {proved}")]
-    Identity {
-        /// What the sender has proved to be.
-        proved: SpiffeId,
-        /// What it asks for.
-        requested: SpiffeId,
-    },
-    /// The identity is of another mesh.
-    #[error("{0} is not of this authority's trust domain")]
-    TrustDomain(SpiffeId),
-    /// The issuer has expired and has not been renewed: the authority's `tick` was not called, or failed.
-    #[error("the issuer's certificate has expired; see why its renewal failed in the control plane's log")]
-    IssuerExpired,
-    /// The signature, or a key, could not be made.
-    #[error(transparent)]
-    Signing(#[from] SigningError),
-    /// The authority's own identity could not be made.
-    #[error("cannot make the control plane's own identity")]
-    Own(#[source] Box<SvidError>),
-    /// No key could be made.
-    #[error(transparent)]
-    Key(#[from] KeyRequestError),
-}
-
-/// Why a step of a rotation was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum RotationError {
-    /// A next root is already published.
-    #[error("a next root is already published; activate it first")]
-    AlreadyPublished,
-    /// Somebody hurries: so many roots are still trusted that another would make bundles too large.
-    #[error("{0} roots are still trusted; wait until the old ones retire, or retire them")]
-    TooManyRoots(usize),
-    /// There is no next root.
-    #[error("there is no next root; publish one first")]
-    NoNextRoot,
-    /// There is no old root.
-    #[error("there is no old root to retire")]
-    NoOldRoot,
-    /// A certificate could not be made.
-    #[error(transparent)]
-    Signing(#[from] SigningError),
-    /// The new state could not be written, so the old one stays.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
+/// A rotation that takes its time needs three roots. The control plane's own chain holds them all beside leaf, issuer
+/// and link, and verifiers look at no more than eight certificates.
+const MOST_ROOTS: usize = 5;
 
 /// A workload's new certificate and what leads from it to a root.
 #[derive(Debug, Clone)]
@@ -198,6 +112,8 @@ pub struct Authority {
     current: RwLock<Arc<Current>>,
     /// One change at a time.
     changing: Mutex<()>,
+    /// The bundle beside the state, a copy for people and programs, could not be written.
+    bundle_behind: AtomicBool,
     /// The lock on the directory, for as long as this lives.
     _lock: File,
 }
@@ -234,6 +150,10 @@ impl Authority {
                 state.longest_svid = state.longest_svid.max(settings.svid_ttl);
                 state
             }
+            // The state is written first and the bundle after it, so a bundle alone means that the state was lost.
+            Err(error) if error.is_missing() && directory.join(crate::bundle::FILE).exists() => {
+                return Err(AuthorityError::Lost(path));
+            }
             Err(error) if error.is_missing() => State::create(&settings, now)?,
             Err(error) => return Err(error.into()),
         };
@@ -245,7 +165,8 @@ impl Authority {
         }
         let current = Current::new(state)
             .map_err(|_| AuthorityError::Damaged { path: path.clone(), source: StateError::NotACa })?;
-        current.save(directory)?;
+        current.save_state(directory)?;
+        current.bundle.save(directory)?;
         let authority = Self {
             directory: directory.to_owned(),
             settings,
@@ -253,6 +174,7 @@ impl Authority {
             opened_at: now,
             current: RwLock::new(Arc::new(current)),
             changing: Mutex::new(()),
+            bundle_behind: AtomicBool::new(false),
             _lock: lock,
         };
         authority.tick().map_err(AuthorityError::from)?;
@@ -320,8 +242,8 @@ impl Authority {
     /// Call it at [`next_due`](Self::next_due), and push what changed.
     ///
     /// # Errors
-    /// A certificate cannot be made or the state cannot be written. Everything stays as it was before that step;
-    /// try again with backoff.
+    /// Nothing was done: a certificate cannot be made, or the state or the copy of the bundle beside it cannot be
+    /// written. Try again with backoff.
     pub fn tick(&self) -> Result<Changes, RotationError> {
         // A clock that jumps by years makes several steps due at once; this many in a row would be a defect.
         const MOST: usize = 8;
@@ -333,7 +255,17 @@ impl Authority {
             if step.at > now {
                 break;
             }
-            changes = changes.and(self.take(step.step, now, &changing)?);
+            match self.take(step.step, now, &changing) {
+                Ok(more) => changes = changes.and(more),
+                // What was done must be told; the step that failed is still due, and fails again if it must.
+                Err(_) if changes.any() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if !changes.any() && self.bundle_behind.load(Ordering::Relaxed) {
+            let _changing = self.changing();
+            self.bundle().save(&self.directory)?;
+            self.bundle_behind.store(false, Ordering::Relaxed);
         }
         Ok(changes)
     }
@@ -414,11 +346,14 @@ impl Authority {
             Step::DropOldRoots => before.state.without_old_roots(),
         };
         let after = Current::new(state).map_err(|_| SigningError::Unusable)?;
-        after.save(&self.directory)?;
+        after.save_state(&self.directory)?;
         let changes = Changes {
             bundle: after.bundle != before.bundle,
             issuer: after.state.issuer.certificate != before.state.issuer.certificate,
         };
+        // The step is taken from here on, so a copy that cannot be written must not make it look undone.
+        let behind = changes.bundle && after.bundle.save(&self.directory).is_err();
+        self.bundle_behind.fetch_or(behind, Ordering::Relaxed);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changes)
     }
@@ -439,21 +374,8 @@ impl Current {
         Ok(Self { state, bundle })
     }
 
-    /// The state first: the bundle beside it is a copy for people and programs, made anew at every start.
-    fn save(&self, directory: &Path) -> Result<(), FileError> {
-        files::write_atomic(&directory.join(STATE_FILE), &self.state.to_json(), files::PRIVATE)?;
-        self.bundle.save(directory)
-    }
-}
-
-impl From<RotationError> for AuthorityError {
-    fn from(error: RotationError) -> Self {
-        match error {
-            RotationError::File(error) => Self::File(error),
-            RotationError::Signing(error) => Self::Signing(error),
-            // `tick` asks only for steps that are possible.
-            _ => Self::Signing(SigningError::Unusable),
-        }
+    fn save_state(&self, directory: &Path) -> Result<(), FileError> {
+        files::write_atomic(&directory.join(STATE_FILE), &self.state.to_json(), files::PRIVATE)
     }
 }
 

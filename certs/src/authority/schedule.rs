@@ -43,7 +43,7 @@ pub(super) fn next(state: &State, settings: &AuthoritySettings, opened_at: Syste
         .filter_map(|root| root.retire_at)
         .min()
         .map(|at| Due { at, step: Step::RetireRoots });
-    // A due rotation of the root comes first: it brings a new issuer along.
+    // Where two are due at once the root's comes first: its activation brings a new issuer along.
     [Some(rotation), retirement, Some(renewal)]
         .into_iter()
         .flatten()

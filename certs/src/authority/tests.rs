@@ -213,6 +213,9 @@ fn wrong_settings_and_damaged_files_are_refused_with_the_cure() {
         assert!(matches!(error, AuthorityError::Damaged { .. }), "{error:?}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), bad, "a damaged file is never written over");
     }
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(mesh.restart(brief()), Err(AuthorityError::Lost(_))));
+    assert!(!path.exists(), "no new root takes the place of one that was lost");
     files::write_atomic(&path, whole.as_bytes(), 0o644).unwrap();
     assert!(matches!(mesh.restart(brief()), Err(AuthorityError::File(FileError::Exposed { .. }))));
     files::write_atomic(&path, whole.as_bytes(), files::PRIVATE).unwrap();
@@ -300,7 +303,8 @@ fn hurry_has_a_bound() {
         }
         mesh.authority().activate_next_root().unwrap();
     };
-    assert!(matches!(error, RotationError::TooManyRoots(8)), "{error:?}");
+    assert!(matches!(error, RotationError::TooManyRoots(5)), "{error:?}");
+    mesh.authority().server_svid().unwrap();
     mesh.authority().retire_old_roots().unwrap();
     mesh.authority().publish_next_root().unwrap();
 }
@@ -447,6 +451,56 @@ fn a_state_that_cannot_be_written_changes_nothing() {
     assert_eq!(serde_json::to_value(mesh.authority().status()).unwrap(), before);
     std::fs::remove_dir(&path).unwrap();
     mesh.authority().publish_next_root().unwrap();
+}
+
+/// A clock at whose second reading the state can no longer be written.
+#[derive(Debug)]
+struct Saboteur {
+    time: ManualClock,
+    state: PathBuf,
+    readings: std::sync::atomic::AtomicUsize,
+}
+
+impl Clock for Saboteur {
+    fn now(&self) -> SystemTime {
+        if self.readings.fetch_add(1, Ordering::Relaxed) == 1 {
+            std::fs::remove_file(&self.state).unwrap();
+            std::fs::create_dir(&self.state).unwrap();
+        }
+        self.time.now()
+    }
+}
+
+#[test]
+fn what_was_done_before_a_failure_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Saboteur {
+        time: ManualClock::new(noon()),
+        state: directory.path().join(STATE_FILE),
+        readings: 2.into(),
+    });
+    let authority = Authority::open(directory.path(), brief(), clock.clone()).unwrap();
+    // So late that a new issuer and a next root are both due, of which the second cannot be written.
+    clock.time.advance(600 * SECOND);
+    clock.readings.store(0, Ordering::Relaxed);
+    assert_eq!(authority.tick().unwrap(), Changes { bundle: false, issuer: true });
+    assert!(matches!(authority.tick(), Err(RotationError::File(_))), "and now nothing was done");
+    std::fs::remove_dir(&clock.state).unwrap();
+    assert!(authority.tick().unwrap().bundle);
+}
+
+#[test]
+fn a_bundle_that_cannot_be_copied_stops_no_rotation() {
+    let mesh = Mesh::new();
+    let path = mesh.directory.path().join("bundle.pem");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(mesh.authority().publish_next_root().unwrap().bundle);
+    assert_eq!(mesh.root_phases(), [RootPhase::Active, RootPhase::Next]);
+    assert!(matches!(mesh.authority().tick(), Err(RotationError::File(_))), "but it is said");
+    std::fs::remove_dir(&path).unwrap();
+    assert_eq!(mesh.authority().tick().unwrap(), Changes::default());
+    assert_eq!(TrustBundle::load(mesh.directory.path()).unwrap(), mesh.authority().bundle());
 }
 
 #[test]
