@@ -34,6 +34,7 @@ mod view;
 mod visible;
 mod waiting;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,8 +70,10 @@ use crate::report::{self, LoadSource};
 use crate::snapshot::{Protocol, Snapshots};
 use crate::state::{State, StateError, StateSettings};
 
-/// For the goodbye to leave the process, and for the stream to end after it.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// For the goodbye to leave the process.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// For the stream to end and the policy to reach the disk.
+const STOP: Duration = Duration::from_secs(3);
 
 /// What the workload serves, as it is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,7 +203,9 @@ fn start_with(mut inputs: ControlInputs, waits: Waits) -> Result<ControlHandle, 
         stream: Stream::default(),
         names: Waiting::default(),
         addresses: Waiting::default(),
-        missing_addresses: std::collections::HashMap::new(),
+        missing_addresses: HashMap::new(),
+        evicted: Vec::new(),
+        asked_addresses: Vec::new(),
         keeping: Keeping::new(state),
         swept: 0,
     };
@@ -287,7 +292,7 @@ impl ControlHandle {
             // All of the queue can be had when nothing is left in it.
             outgoing.reserve_many(outgoing.max_capacity()).await.ok().map(drop)
         };
-        if timeout(FAREWELL, said).await.is_err() {
+        if timeout(GOODBYE, said).await.is_err() {
             tracing::warn!("the control plane takes no goodbye; it will notice by the end of the stream");
         }
     }
@@ -299,8 +304,8 @@ impl ControlHandle {
             let _ = self.commands.send(Command::Stop).await;
             while self.conversation.join_next().await.is_some() {}
         };
-        if timeout(FAREWELL, stopped).await.is_err() {
-            tracing::warn!("the control plane did not end the stream in time");
+        if timeout(STOP, stopped).await.is_err() {
+            tracing::warn!("the policy could not be written down within {STOP:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ use outrigger_api::v1::destination::Destination;
 use outrigger_api::v1::proxy_message::Message;
 use outrigger_api::{ServiceName, v1};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::counters::Counters;
 use super::keeping::Keeping;
@@ -30,9 +30,11 @@ use crate::directory::{Answer, Ask, Unresolved, find_address, find_name};
 use crate::health::Health;
 use crate::identity::Identities;
 use crate::identity::issue::read_bundle;
+use crate::report::Reported;
 use crate::snapshot::Snapshots;
 
-/// Updates applied before the snapshot that they lead to is published.
+/// Updates applied before the snapshot that they lead to is published, and questions taken into one
+/// subscription.
 const BATCH: usize = 256;
 /// A service that nobody called for so long is unsubscribed from, seconds.
 const IDLE: u64 = 600;
@@ -42,6 +44,8 @@ const SWEEP: u64 = 30;
 const PATIENCE: u64 = 5;
 /// An address that no service has is asked for again after so long, seconds.
 const ADDRESS_MISSING: u64 = 30;
+/// For the control plane to end a stream that this side has ended.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// Addresses remembered as no service's.
 const MAX_MISSING_ADDRESSES: usize = 1024;
 /// Room in the outgoing queue that reports leave to everything else.
@@ -85,6 +89,9 @@ pub(super) struct Conversation {
     pub(super) names: Waiting<ServiceName>,
     pub(super) addresses: Waiting<SocketAddr>,
     pub(super) missing_addresses: HashMap<SocketAddr, u64>,
+    /// Of the questions being taken: names forgotten to make room, and addresses new to the table.
+    pub(super) evicted: Vec<ServiceName>,
+    pub(super) asked_addresses: Vec<SocketAddr>,
     pub(super) keeping: Keeping,
     /// When idle services were last looked for, seconds since the proxy started.
     pub(super) swept: u64,
@@ -97,7 +104,7 @@ pub(super) struct Stream {
     /// The newest update that was taken in.
     good: u64,
     acknowledged: u64,
-    reported: Option<v1::LoadReport>,
+    reported: Reported,
 }
 
 impl Conversation {
@@ -108,7 +115,7 @@ impl Conversation {
         loop {
             tokio::select! {
                 Some(event) = inbox.events.recv() => self.take_in(event, &mut inbox.events),
-                Some(ask) = inbox.asks.recv() => self.ask(ask),
+                Some(ask) = inbox.asks.recv() => self.take_asks(ask, &mut inbox.asks),
                 Ok(()) = inbox.health.changed() => {
                     let health = inbox.health.borrow_and_update().clone();
                     self.health_changed(health);
@@ -125,13 +132,18 @@ impl Conversation {
     }
 
     /// Ends the stream and waits until the control plane has seen its end, so that a goodbye is not lost with
-    /// the process. The handle bounds the wait.
+    /// the process.
     async fn stop(&mut self, events: &mut mpsc::Receiver<Event>) {
         if self.stream.outgoing.take().is_some() {
-            while let Some(event) = events.recv().await {
-                if matches!(event, Event::Lost(_)) {
-                    break;
+            let ended = async {
+                while let Some(event) = events.recv().await {
+                    if matches!(event, Event::Lost(_)) {
+                        break;
+                    }
                 }
+            };
+            if timeout(FAREWELL, ended).await.is_err() {
+                tracing::warn!("the control plane did not end the stream within {FAREWELL:?}");
             }
         }
         self.keeping.flush(&self.model).await;
@@ -159,7 +171,7 @@ impl Conversation {
             Event::Lost(why) => {
                 tracing::warn!(
                     reason = why,
-                    "the stream to the control plane is lost; serving on what is known"
+                    "no stream to the control plane; what it said last stays in use"
                 );
                 self.stream = Stream::default();
                 self.trouble(|troubles| troubles.lost = Some(why));
@@ -304,15 +316,13 @@ impl Conversation {
 
     fn report(&mut self, report: v1::LoadReport) {
         let Some(outgoing) = &self.stream.outgoing else { return };
-        if self.stream.reported.as_ref() == Some(&report) {
-            return;
-        }
         if outgoing.capacity() <= RESERVED_FOR_OTHERS {
             Counters::add(&self.counters.reports_dropped);
             return;
         }
-        self.stream.reported = Some(report.clone());
-        self.send(Message::Load(report));
+        for message in self.stream.reported.news(report) {
+            self.send(Message::Load(message));
+        }
     }
 
     /// From now on, on this stream and on any later one, the proxy serves nothing.
@@ -323,6 +333,21 @@ impl Conversation {
     }
 
     // ---- what workers ask ---------------------------------------------------------------------------------
+
+    fn take_asks(&mut self, first: Ask, asks: &mut mpsc::Receiver<Ask>) {
+        self.ask(first);
+        for _ in 1..BATCH {
+            match asks.try_recv() {
+                Ok(ask) => self.ask(ask),
+                Err(_) => break,
+            }
+        }
+        let evicted = std::mem::take(&mut self.evicted);
+        self.unsubscribe(&evicted);
+        let addresses = std::mem::take(&mut self.asked_addresses);
+        self.subscribe(addresses.iter().map(|address| Destination::Address(address.to_string())).collect());
+        self.publish();
+    }
 
     fn ask(&mut self, ask: Ask) {
         let snapshot = self.snapshots.current();
@@ -340,7 +365,6 @@ impl Conversation {
         if !accepted {
             Counters::add(&self.counters.asks_refused);
         }
-        self.publish();
     }
 
     fn ask_name(&mut self, name: &ServiceName) -> bool {
@@ -349,7 +373,7 @@ impl Conversation {
             return true;
         }
         let Some(evicted) = self.model.evict_missing() else { return false };
-        self.unsubscribe(&[evicted]);
+        self.evicted.push(evicted);
         self.model.ask(name, second) == Asked::Waiting
     }
 
@@ -360,7 +384,7 @@ impl Conversation {
         let new = !self.addresses.contains(&address);
         let waits = self.addresses.add(address, reply);
         if new && waits {
-            self.subscribe(vec![Destination::Address(address.to_string())]);
+            self.asked_addresses.push(address);
         }
         waits
     }

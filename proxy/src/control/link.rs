@@ -27,9 +27,9 @@ use super::reason::reason;
 use super::reconnect::Reconnect;
 use crate::identity::Identities;
 
-/// Messages to the control plane that wait for the connection. Acknowledgements are coalesced and reports
-/// replaced, so a queue this long means a peer that has stopped reading.
-pub(super) const OUTGOING: usize = 256;
+/// Messages to the control plane that wait for the connection. It leaves at most 1024 updates unanswered, and
+/// everything else is coalesced, so a queue this long means a peer that has stopped reading.
+pub(super) const OUTGOING: usize = 2048;
 /// Events that wait for the control loop; beyond it HTTP/2 holds the control plane back.
 pub(super) const EVENTS: usize = 64;
 /// For the control plane to accept the stream.

@@ -175,6 +175,12 @@ async fn teach(running: &Running, session: &mut Session, text: &str) {
     session.acknowledged(nonce).await;
 }
 
+/// Stops `running`; the control plane ends the stream when the proxy has.
+async fn stop(running: Running, mut session: Session) {
+    let ended = async move { while session.hear_all().await.is_some() {} };
+    tokio::join!(running.handle.stop(), ended);
+}
+
 async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     let check = async {
         while !condition().await {
@@ -284,6 +290,29 @@ async fn without_an_answer_a_call_waits_two_seconds_and_no_longer() {
     let began = Instant::now();
     assert_eq!(proxy.asks("slow.shop").await.unwrap().unwrap_err(), Unresolved::Unavailable);
     assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_flood_of_invented_names_costs_neither_the_stream_nor_those_that_are_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let peer = Peer::start(directory.path(), HOUR).await;
+    let proxy = Proxy::of(&peer).start();
+    let mut session = peer.session().await;
+    session.hello().await;
+    teach(&proxy, &mut session, "payments.shop").await;
+    let asked: Vec<_> = (0..3000).map(|n| proxy.asks(&format!("x{n}.shop"))).collect();
+    for one in asked {
+        assert_eq!(one.await.unwrap().unwrap_err(), Unresolved::Unavailable);
+    }
+    assert!(proxy.asks("payments.shop").await.unwrap().is_ok());
+    let mut subscribed = 0;
+    while subscribed < model::MAX_EMPTY {
+        subscribed += session.subscribed().await.len();
+    }
+    assert_eq!(subscribed, model::MAX_EMPTY, "the table has a bound");
+    let nonce = session.say(settings(1)).await;
+    session.acknowledged(nonce).await;
+    assert_eq!(proxy.handle.view.counters().streams.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
@@ -468,8 +497,7 @@ async fn with_kept_identity_and_policy_a_restart_serves_at_once_without_the_cont
     let key = proxy.handle.identities.current().unwrap().public_key();
     eventually("identity and policy are kept", async || std::fs::read_dir(&state).unwrap().count() >= 3)
         .await;
-    drop(session);
-    proxy.handle.stop().await;
+    stop(proxy, session).await;
 
     peer.stop();
     let proxy = Proxy::with_token(&peer, "not a token").keeping_state(&state, true).start();
@@ -496,8 +524,7 @@ async fn without_a_kept_identity_a_restart_waits_for_the_control_plane() {
     session.hello().await;
     session.say(settings(5)).await;
     proxy.ready().await;
-    drop(session);
-    proxy.handle.stop().await;
+    stop(proxy, session).await;
     for entry in std::fs::read_dir(&state).unwrap() {
         let text = String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap()).into_owned();
         assert!(!text.contains("PRIVATE KEY"), "a key was kept without being asked for");
@@ -525,8 +552,7 @@ async fn a_kept_identity_of_another_account_is_not_used() {
     session.say(settings(1)).await;
     other.ready().await;
     eventually("the identity is kept", async || std::fs::read_dir(&state).unwrap().count() >= 3).await;
-    drop(session);
-    other.handle.stop().await;
+    stop(other, session).await;
     let proxy = Proxy::of(&peer).keeping_state(&state, true).start();
     assert!(proxy.handle.identities.current().is_none());
     assert_eq!(peer.session().await.identity.service_account(), "web");
@@ -597,10 +623,7 @@ async fn a_goodbye_takes_the_workload_out_and_later_streams_do_not_bring_it_back
     peer.cut();
     let mut session = peer.session().await;
     assert!(session.hello().await.workload.is_none());
-    let stopping = tokio::spawn(proxy.handle.stop());
-    assert!(session.hear_all().await.is_none_or(|m| matches!(m, Message::Load(_))), "the stream ends");
-    drop(session);
-    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+    stop(proxy, session).await;
 }
 
 #[tokio::test]
