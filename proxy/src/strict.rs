@@ -25,7 +25,7 @@ pub use pace::Pace;
 /// The server's side of an HTTP/1 connection, whose incoming bytes are checked as they are read.
 ///
 /// A read that brings a violation fails with [`io::ErrorKind::InvalidData`] and the [`Violation`] as its source, and
-/// so does every read after it. Writes pass unchanged.
+/// so does every read after it. Writes pass unchanged, and count as movement for the [`Pace`].
 #[derive(Debug)]
 pub struct Strict<Io> {
     io: Io,
@@ -72,6 +72,14 @@ impl<Io> Strict<Io> {
     pub fn into_inner(self) -> Io {
         self.io
     }
+
+    /// A caller that takes in a long answer has nothing to say meanwhile, and is not idle.
+    fn note_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.pace.wrote(Instant::now());
+        }
+        written
+    }
 }
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Strict<Io> {
@@ -105,7 +113,9 @@ fn refusal(violation: Violation) -> io::Error {
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Strict<Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.note_write(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -121,7 +131,9 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Strict<Io> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.note_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -169,7 +181,7 @@ mod tests {
             .await
             .unwrap();
         let mut buffer = [0; 256];
-        strict.read(&mut buffer).await.unwrap();
+        assert_ne!(strict.read(&mut buffer).await.unwrap(), 0);
         handle.pass_through();
         peer.write_all(b"\0\n\r\xff").await.unwrap();
         let count = strict.read(&mut buffer).await.unwrap();

@@ -263,7 +263,7 @@ fn an_endpoint_that_fails_far_more_often_than_its_peers_is_taken_out() {
     let turn = Cell::new(0);
     bench.send(150, |id| {
         turn.set(turn.get() + usize::from(id == "a"));
-        (if id == "a" && turn.get() % 3 != 0 { BAD } else { GOOD }, ms(5))
+        (if id == "a" && !turn.get().is_multiple_of(3) { BAD } else { GOOD }, ms(5))
     });
     let out: Vec<_> = bench.cluster.view(bench.now).filter(|view| view.breaker != Standing::Closed).collect();
     assert_eq!(out.iter().map(|view| &*view.endpoint.id).collect::<Vec<_>>(), ["a"]);
