@@ -1,0 +1,4 @@
+//! The value of `grpc-timeout`, as a caller sends it.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|value: &[u8]| drop(outrigger_proxy::deadline::parse_grpc_timeout(value)));
