@@ -32,8 +32,8 @@ const ZONE_ENOUGH_PERCENT: usize = 70;
 /// with an error in no time looks slower than any that works.
 const FAILURE_FACTOR: u32 = 10;
 
-/// After this many in a row a failure weighs no more than the one before.
-const FAILURE_DOUBLINGS: u32 = 10;
+/// After this many in a row a failure weighs no more than the one before; by then the breaker has opened, or may not.
+const FAILURE_DOUBLINGS: u32 = 6;
 
 /// What is typical where nothing has succeeded yet.
 const TYPICAL: Duration = Duration::from_millis(100);
@@ -98,6 +98,13 @@ impl Learned {
         self.latency.set(average);
     }
 
+    /// Begins anew, as if nothing had been sent there before; what is under way stays counted.
+    fn forget(&self, now: Instant) {
+        self.latency.set(PeakEwma::UNKNOWN);
+        self.streak.set(0);
+        self.tally.set(Tally::new(now));
+    }
+
     fn count(&self, good: bool, now: Instant) {
         let mut tally = self.tally.get();
         tally.count(good, now);
@@ -108,8 +115,8 @@ impl Learned {
 
 /// An endpoint chosen for one attempt.
 ///
-/// To be given back with [`Cluster::finish`]. One that is dropped instead, as when the caller goes away, counts
-/// neither for nor against the endpoint; nothing leaks.
+/// To be given back with [`Cluster::finish`], or with [`Cluster::abandon`] when the caller goes away. One that is
+/// simply dropped counts neither for nor against the endpoint; nothing leaks.
 #[derive(Debug)]
 #[must_use = "a pick is given back with `Cluster::finish`"]
 pub struct Pick {
@@ -163,11 +170,9 @@ pub struct EndpointView {
 /// The endpoints counted, before one is chosen.
 #[derive(Debug, Default)]
 struct Census {
-    /// Those that are healthy, whatever port they serve, and those of them whose breakers are not closed.
-    healthy: usize,
-    out: usize,
-    /// Those that are healthy and serve the port.
+    /// Those that are healthy and serve the port, and those of them whose breakers are not closed.
     serving: usize,
+    out: usize,
     /// Those that serve the port in the caller's zone, and those of them that can be used.
     local: usize,
     local_usable: usize,
@@ -248,8 +253,8 @@ impl Cluster {
     ///
     /// Only endpoints that are healthy and serve the port are considered; of these, first those in `own_zone`
     /// (empty: unknown) while enough of them can be used; those not yet `tried` (ids) before those that were.
-    /// An endpoint whose breaker is open is passed over, unless more breakers are open than the policy allows,
-    /// which happens when other endpoints go: then all are used (panic). One whose breaker is due for a probe is
+    /// An endpoint whose breaker is open is passed over, unless more breakers are open than the policy allows of those
+    /// that serve the port, which happens when other endpoints go: then all are used (panic). One whose breaker is due for a probe is
     /// taken first, by a request that has not failed elsewhere before.
     ///
     /// # Errors
@@ -266,7 +271,7 @@ impl Cluster {
         if census.serving == 0 {
             return Err(Failure::NoEndpoints);
         }
-        let panic = census.out > self.most_out(census.healthy);
+        let panic = census.out > self.most_out(census.serving);
         let zone = census.prefers_zone().then_some(own_zone);
         let anywhere = Wish { port, zone: None, tried: &[], panic };
         let wishes = [
@@ -295,10 +300,10 @@ impl Cluster {
         if outcome.showing() != Showing::Good {
             return None;
         }
+        let probe = pick.permit.take_if(|permit| permit.is_probe());
+        let transition = probe.and_then(|permit| self.succeeded(pick, permit, now));
         self.measure(pick, latency, now);
-        let permit = pick.permit.take_if(|permit| permit.is_probe())?;
-        let transition = pick.learned.breaker.borrow_mut().succeeded(permit, now);
-        self.transition(pick, transition)
+        transition
     }
 
     /// Takes in how the pick's attempt ended. `latency` is the time from sending it to the head of the answer, or
@@ -310,24 +315,33 @@ impl Cluster {
         latency: Duration,
         now: Instant,
     ) -> Option<BreakerTransition> {
-        let good = match outcome.showing() {
-            Showing::Neutral => return None,
-            Showing::Good => true,
-            Showing::Bad => false,
-        };
-        pick.learned.count(good, now);
-        if good {
-            self.measure(&mut pick, latency, now);
-        } else {
-            pick.learned.observe(latency.max(self.penalty(&pick)), now);
+        let permit = pick.permit.take();
+        match outcome.showing() {
+            Showing::Good => {
+                let transition = permit.and_then(|permit| self.succeeded(&pick, permit, now));
+                pick.learned.count(true, now);
+                self.measure(&mut pick, latency, now);
+                transition
+            }
+            Showing::Bad => {
+                pick.learned.count(false, now);
+                pick.learned.observe(latency.max(self.penalty(&pick)), now);
+                permit.and_then(|permit| self.failed(&pick, permit, now))
+            }
+            Showing::Neutral => {
+                pick.permit = permit; // its drop gives it back
+                None
+            }
         }
-        let permit = pick.permit.take()?;
-        let transition = if good {
-            pick.learned.breaker.borrow_mut().succeeded(permit, now)
-        } else {
-            self.failed(&pick.learned, permit, now)
-        };
-        self.transition(&pick, transition)
+    }
+
+    /// Takes in that the caller went away after it had waited `waited` for the head of the answer. That is no failure
+    /// of the endpoint, but it is at least so slow: otherwise one that hangs, and whose callers give up, would look
+    /// like one that is idle.
+    pub fn abandon(&mut self, pick: Pick, waited: Duration, now: Instant) {
+        if !pick.measured {
+            pick.learned.observe(waited, now);
+        }
     }
 
     /// Every endpoint as it looks from here.
@@ -354,20 +368,24 @@ impl Cluster {
         self.typical.typical().unwrap_or(TYPICAL).saturating_mul(FAILURE_FACTOR << doublings)
     }
 
-    fn failed(&self, learned: &Rc<Learned>, permit: Permit, now: Instant) -> Option<Transition> {
+    fn succeeded(&self, pick: &Pick, permit: Permit, now: Instant) -> Option<BreakerTransition> {
+        let transition = pick.learned.breaker.borrow_mut().succeeded(permit, now)?;
+        // What it looked like while it was broken says nothing of it now.
+        pick.learned.forget(now);
+        Some(BreakerTransition { endpoint: Arc::clone(&pick.endpoint), to: transition })
+    }
+
+    fn failed(&self, pick: &Pick, permit: Permit, now: Instant) -> Option<BreakerTransition> {
         let policy = self.policy.breaker.as_ref()?;
         let healthy = || self.members.iter().filter(|member| member.endpoint.healthy);
         let out = healthy().filter(|member| !member.learned.breaker.borrow().is_closed()).count();
         let may_open = out < self.most_out(healthy().count());
         let peers = healthy()
-            .filter(|member| !Rc::ptr_eq(&member.learned, learned))
+            .filter(|member| !Rc::ptr_eq(&member.learned, &pick.learned))
             .map(|member| member.learned.tally.get());
-        let outlier = may_open && learned.tally.get().is_outlier(peers, now);
-        learned.breaker.borrow_mut().failed(permit, policy, may_open, outlier, now)
-    }
-
-    fn transition(&self, pick: &Pick, to: Option<Transition>) -> Option<BreakerTransition> {
-        to.map(|to| BreakerTransition { endpoint: Arc::clone(&pick.endpoint), to })
+        let outlier = may_open && pick.learned.tally.get().is_outlier(peers, now);
+        let to = pick.learned.breaker.borrow_mut().failed(permit, policy, may_open, outlier, now)?;
+        Some(BreakerTransition { endpoint: Arc::clone(&pick.endpoint), to })
     }
 
     /// How many of `healthy` endpoints may be out at once.
@@ -382,9 +400,8 @@ impl Cluster {
             let closed = learned.breaker.borrow().standing(now) == Standing::Closed;
             let serves = endpoint.ports.contains(&port);
             let local = serves && !own_zone.is_empty() && *endpoint.zone == *own_zone;
-            census.healthy += usize::from(endpoint.healthy);
-            census.out += usize::from(endpoint.healthy && !closed);
             census.serving += usize::from(endpoint.healthy && serves);
+            census.out += usize::from(endpoint.healthy && serves && !closed);
             census.local += usize::from(local);
             census.local_usable += usize::from(local && endpoint.healthy && closed);
         }

@@ -157,7 +157,8 @@ impl Upstream {
 
 /// One attempt's claim on an endpoint, from the choice to the end of the answer.
 ///
-/// Dropped without [`Engagement::end`], it counts for nothing: the caller went away.
+/// Dropped without [`Engagement::end`], the caller went away: that is no failure of the endpoint, only so much time in
+/// which it gave no answer.
 pub(crate) struct Engagement {
     upstream: Rc<Upstream>,
     pick: Option<Pick>,
@@ -188,5 +189,16 @@ impl Engagement {
         let latency = self.answered.unwrap_or(now).duration_since(self.began);
         let transition = self.upstream.cluster.borrow_mut().finish(pick, outcome, latency, now);
         self.upstream.note(transition, now);
+    }
+}
+
+impl Drop for Engagement {
+    fn drop(&mut self) {
+        let Some(pick) = self.pick.take() else { return };
+        let now = Instant::now();
+        // Where the cluster is in use, as when a worker ends, the pick still gives back what it holds.
+        if let Ok(mut cluster) = self.upstream.cluster.try_borrow_mut() {
+            cluster.abandon(pick, now.duration_since(self.began), now);
+        }
     }
 }

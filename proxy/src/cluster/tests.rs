@@ -256,6 +256,52 @@ fn when_too_few_are_left_all_are_used() {
 }
 
 #[test]
+fn the_last_endpoint_of_a_port_is_used_although_others_serve_other_ports() {
+    let elsewhere = |id| Endpoint { ports: vec![81], ..endpoint(id) };
+    let mut bench = Bench::new(set([endpoint("a"), elsewhere("b"), elsewhere("c")]));
+    bench.trip("a");
+    assert_eq!(&*bench.pick().unwrap().endpoint.id, "a");
+}
+
+#[test]
+fn an_endpoint_that_came_back_gets_its_share_again_at_once() {
+    let mut bench = Bench::new(named(&["a", "b"]));
+    bench.send(100, |_| (GOOD, ms(20)));
+    let burst: Vec<Pick> = (0..100).map(|_| bench.pick().unwrap()).collect();
+    for pick in burst {
+        let outcome = if &*pick.endpoint.id == "a" { BAD } else { GOOD };
+        bench.finish(pick, outcome, ms(0));
+    }
+    assert_eq!(bench.out(), 1);
+    bench.now += ms(2000);
+    let probe = bench.pick().unwrap();
+    assert!(probe.is_probe());
+    assert_eq!(bench.finish(probe, GOOD, ms(20)), Some(Transition::Closed));
+    let got = bench.send(100, |_| (GOOD, ms(20)));
+    assert!(got["a"] > 30, "{got:?}");
+}
+
+#[test]
+fn an_endpoint_that_hangs_until_its_callers_give_up_is_avoided() {
+    let mut bench = Bench::new(named(&["hung", "well"]));
+    bench.send(100, |_| (GOOD, ms(5)));
+    let mut hung = 0;
+    for _ in 0..1000 {
+        let pick = bench.pick().unwrap();
+        if &*pick.endpoint.id == "hung" {
+            bench.now += ms(1000);
+            let now = bench.now;
+            bench.cluster.abandon(pick, ms(1000), now);
+            hung += 1;
+        } else {
+            bench.finish(pick, GOOD, ms(5));
+        }
+    }
+    assert!(hung <= 3, "{hung} callers waited in vain");
+    assert_eq!(bench.in_flight(), 0);
+}
+
+#[test]
 fn an_endpoint_that_fails_far_more_often_than_its_peers_is_taken_out() {
     let policy = BackendPolicy { balancer: BalancerKind::RoundRobin, ..BackendPolicy::default() };
     let mut bench = Bench::with(named(&["a", "b", "c"]), policy);
