@@ -39,7 +39,16 @@ pub enum FilterError {
 }
 
 /// Fields that say where a message ends or what the connection does; the proxy alone writes them.
-static FRAMING: [HeaderName; 6] = [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+static FRAMING: [HeaderName; 8] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 
 impl HeaderModifier {
     /// Makes a modifier that first sets, then adds, then removes.

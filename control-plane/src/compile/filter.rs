@@ -10,7 +10,16 @@ use crate::resources::httproutes::{
 };
 
 /// Fields that say where a message ends; changing them is how requests are smuggled.
-const FRAMING: [&str; 6] = ["connection", "content-length", "te", "trailer", "transfer-encoding", "upgrade"];
+const FRAMING: [&str; 8] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Collects a generated header modifier, whichever of the four types it is.
 macro_rules! modifier {
