@@ -67,7 +67,7 @@ fn parse_api(text: &str) -> Result<Uri, String> {
 /// Why the API gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    #[error("cannot read the token in {}: {source}; set OUTRIGGER_TOKEN_FILE to DIR/admin.token of the control plane", path.display())]
+    #[error("cannot read the token in {}; set OUTRIGGER_TOKEN_FILE to DIR/admin.token of the control plane", path.display())]
     Token { path: PathBuf, source: io::Error },
     #[error("{} holds no token: it must be one line of visible ASCII", .0.display())]
     TokenForm(PathBuf),
@@ -106,10 +106,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         f.write_str(self.hint)?;
-        for detail in &self.details {
-            write!(f, "\n  {detail}")?;
-        }
-        Ok(())
+        let mut details =
+            self.details.iter().map(ToString::to_string).filter(|detail| *detail != self.message);
+        details.try_for_each(|detail| write!(f, "\n  {detail}"))
     }
 }
 
@@ -435,6 +434,19 @@ mod tests {
             error.to_string(),
             "the document is not valid\n  document 2 (HTTPRoute shop/web): spec.rules[0].backendRefs[0].port: required"
         );
+    }
+
+    #[test]
+    fn a_single_problem_is_not_told_twice() {
+        let problem: DocumentProblem =
+            serde_json::from_str(r#"{"field": "ttl", "message": "is wrong"}"#).unwrap();
+        let refusal = Refusal {
+            status: StatusCode::BAD_REQUEST,
+            message: problem.to_string(),
+            details: vec![problem],
+            hint: "",
+        };
+        assert_eq!(refusal.to_string(), "ttl: is wrong");
     }
 
     #[tokio::test]

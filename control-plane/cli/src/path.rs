@@ -40,7 +40,7 @@ mod tests {
     fn a_mesh_config_has_no_namespace_in_its_path() {
         assert_eq!(document(Kind::HttpRoute, "shop", "web"), "/v1/namespaces/shop/httproutes/web");
         assert_eq!(document(Kind::MeshConfig, "shop", "mesh"), "/v1/meshconfigs/mesh");
-        assert_eq!(list(Kind::Service, None), "/v1/documents?kind=services");
+        assert_eq!(list(Kind::Service, None), "/v1/documents?kind=Service");
         assert_eq!(list(Kind::Service, Some("shop")), "/v1/documents?kind=Service&namespace=shop");
         assert_eq!(list(Kind::MeshConfig, Some("shop")), "/v1/documents?kind=MeshConfig");
     }

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::client::{Api, ApiArgs, ApiError};
-use crate::failure::Stop;
+use crate::failure::{self, Stop};
 use crate::output::{self, BAD, Format, GOOD, OutputArgs, WARN, paint};
 
 /// Arguments of `outrigger check`.
@@ -100,7 +100,7 @@ async fn look(args: &ApiArgs) -> Vec<Finding> {
     let mut findings = Vec::new();
     // A check that cannot go on ends the list: what follows could only repeat it.
     if let Err(error) = look_at_all(args, &mut findings).await {
-        findings.push(Finding::failed(error.to_string(), ""));
+        findings.push(Finding::failed(failure::chain(&error), ""));
     }
     findings
 }
@@ -153,8 +153,12 @@ fn look_at_proxies(proxies: &[ProxyStatus], findings: &mut Vec<Finding>) {
             .service
             .as_ref()
             .map_or_else(|| proxy.identity.clone(), |s| format!("{s} ({})", proxy.identity));
-        let problem = problem_of(proxy);
-        if let Some((what, advice)) = problem {
+        if !proxy.connected {
+            let since = proxy.disconnected_since.as_deref().unwrap_or("some time");
+            let advice = "if it was not stopped, see whether it runs and reaches the control plane";
+            findings
+                .push(Finding::warning(format!("the proxy of {who} has been away since {since}"), advice));
+        } else if let Some((what, advice)) = problem_of(proxy) {
             findings.push(Finding::failed(format!("the proxy of {who} {what}"), advice));
         } else if proxy.version != env!("CARGO_PKG_VERSION") {
             let what = format!(
@@ -252,8 +256,9 @@ mod tests {
         sick.healthy = Some(false);
         sick.health_detail = "connection refused".to_owned();
         look_at_proxies(&[lost, sick, proxy("c")], &mut findings);
-        assert_eq!(findings.len(), 2);
-        assert!(findings.iter().all(|finding| finding.state == State::Failed && !finding.advice.is_empty()));
+        let states: Vec<State> = findings.iter().map(|finding| finding.state).collect();
+        assert_eq!(states, [State::Warning, State::Failed]);
+        assert!(findings.iter().all(|finding| !finding.advice.is_empty()));
         assert!(findings[1].what.contains("connection refused"));
     }
 

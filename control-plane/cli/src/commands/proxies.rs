@@ -84,6 +84,9 @@ fn application(proxy: &ProxyStatus) -> Cell {
 }
 
 fn policy(proxy: &ProxyStatus) -> Cell {
+    if !proxy.connected {
+        return Cell::from("");
+    }
     match (&proxy.last_refusal, proxy.up_to_date) {
         (_, true) => Cell::styled(GOOD, "current"),
         (Some(_), false) => Cell::styled(BAD, "refused"),

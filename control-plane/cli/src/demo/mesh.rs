@@ -166,22 +166,21 @@ impl DemoMesh {
     /// # Errors
     /// None does within twenty seconds; how the last one ended is in the error.
     pub(crate) async fn wait_until_serving(&self) -> Result<(), DemoError> {
+        self.wait_for("every application to be healthy", |proxies| {
+            proxies.iter().filter(|proxy| proxy.healthy == Some(true)).count() >= ROLES.len()
+        })
+        .await?;
         let way = Api::of(self.entrance()?, "web.shop");
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
             match way.get::<Value>("/").await {
-                Ok(_) => break,
+                Ok(_) => return Ok(()),
                 Err(error) if tokio::time::Instant::now() >= deadline => {
                     return Err(DemoError::Unexpected(format!("no request gets through the mesh: {error}")));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await, // polls, with a deadline
             }
         }
-        // Both instances of both versions, not just those that this request met.
-        self.wait_for("every application to be healthy", |proxies| {
-            proxies.iter().filter(|proxy| proxy.healthy == Some(true)).count() >= ROLES.len()
-        })
-        .await
     }
 
     /// Starts constant traffic.

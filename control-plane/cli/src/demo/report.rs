@@ -64,7 +64,7 @@ pub(crate) fn edges(edges: &[EdgeStats]) -> Table {
             (true, false) => Cell::styled(BAD, "none"),
         };
         table.row(vec![
-            edge.source.clone().into(),
+            source(&edge.source).into(),
             format!("{}:{}", edge.destination, edge.port).into(),
             count(edge.requests).into(),
             percent(edge.attempt_success_rate).into(),
@@ -77,6 +77,12 @@ pub(crate) fn edges(edges: &[EdgeStats]) -> Table {
         ]);
     }
     table
+}
+
+/// A caller that serves nothing is known by its identity alone, which is shown as services are: `NAME.NAMESPACE`.
+fn source(source: &str) -> String {
+    let parts = source.rsplit_once("/ns/").and_then(|(_, rest)| rest.split_once("/sa/"));
+    parts.map_or_else(|| source.to_owned(), |(namespace, account)| format!("{account}.{namespace}"))
 }
 
 fn promises(ending: &Ending) -> Table {
@@ -96,6 +102,12 @@ mod tests {
     fn ending(kept: bool) -> Ending {
         let promises = vec![Promise::new("nothing is lost", "3 lost", kept)];
         Ending { phases: Vec::new(), promises, edges: Vec::new(), trace: None, spans: 0 }
+    }
+
+    #[test]
+    fn a_caller_is_named_alike_whether_it_serves_or_not() {
+        assert_eq!(source("spiffe://outrigger.local/ns/shop/sa/gateway"), "gateway.shop");
+        assert_eq!(source("web.shop"), "web.shop");
     }
 
     #[test]

@@ -202,6 +202,9 @@ impl<'a> Story<'a> {
         self.wait_for_answers_of("payments-v1-1").await?;
         self.mesh.tell(SLUGGARD, &format!("delay {}", SLOW.as_millis())).await?;
         self.voice.detail(&format!("{SLUGGARD} takes {} ms longer from now on", SLOW.as_millis()))?;
+        // Nobody can know before the first slow answer is there.
+        sleep(SLOW * 2).await;
+        self.mark("slow instance found out").await?;
         let account = self.run("slow instance", share::SLOW).await?;
         self.mesh.tell(SLUGGARD, "delay 0").await?;
         let (slow, all) = (account.answered_by(SLUGGARD), account.answered_by("payments-v1"));

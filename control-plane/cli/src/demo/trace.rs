@@ -162,7 +162,7 @@ impl Trace {
         let mut lines = Vec::new();
         let mut seen = BTreeSet::new();
         for root in self.roots() {
-            self.walk(root, "", "", &mut lines, &mut seen);
+            self.walk(root, "", "", &label(root), &mut lines, &mut seen);
         }
         lines
     }
@@ -172,22 +172,37 @@ impl Trace {
         span: &'a Span,
         branch: &str,
         trunk: &str,
+        label_of_span: &str,
         lines: &mut Vec<(String, &'a Span)>,
         seen: &mut BTreeSet<SpanId>,
     ) {
         if !seen.insert(span.id) {
             return; // an id used twice, or a circle
         }
-        let kind = if span.kind.is_empty() { String::new() } else { format!(" {}", span.kind) };
-        lines.push((format!("{branch}{}{kind}: {}", span.service, span.name), span));
+        lines.push((format!("{branch}{label_of_span}"), span));
         let children = self.children(span.id);
+        let mut attempts = 0;
         for (index, child) in children.iter().enumerate() {
             let last = index + 1 == children.len();
+            // A client span under a client span of the same proxy is one try at the same request.
+            let is_attempt = (span.kind, child.kind) == ("client", "client") && span.service == child.service;
+            let label = if is_attempt {
+                attempts += 1;
+                format!("attempt {attempts}")
+            } else {
+                label(child)
+            };
             let branch = format!("{trunk}{}", if last { "└─ " } else { "├─ " });
             let below = format!("{trunk}{}", if last { "   " } else { "│  " });
-            self.walk(child, &branch, &below, lines, seen);
+            self.walk(child, &branch, &below, &label, lines, seen);
         }
     }
+}
+
+/// `web client: GET orders.shop`
+fn label(span: &Span) -> String {
+    let kind = if span.kind.is_empty() { String::new() } else { format!(" {}", span.kind) };
+    format!("{}{kind}: {}", span.service, span.name)
 }
 
 /// Where the span lies between the trace's beginning and end.
@@ -293,17 +308,22 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_trace_is_drawn_as_a_tree_with_bars() {
-        let trace = Trace { spans: whole_trace() };
+    fn a_trace_is_drawn_as_a_tree_with_bars_and_attempts_are_counted() {
+        let mut spans = whole_trace();
+        spans.push(Span { failed: true, status: Some(503), ..span("orders", 5, 4) });
+        spans.push(span("orders", 6, 4));
+        let drawn = plain(&Trace { spans }.draw());
+        let lines: Vec<&str> = drawn.lines().collect();
         assert_eq!(
-            plain(&trace.draw()),
-            "gateway client: GET           200   9.00 ms  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━\n\
-             ├─ web client: GET            200   8.00 ms     ━━━━━━━━━━━━━━━━━━━━━━━━━━━\n\
-             │  └─ orders client: GET      200   6.00 ms            ━━━━━━━━━━━━━━━━━━━━\n\
-             └─ web client: GET            200   7.00 ms        ━━━━━━━━━━━━━━━━━━━━━━━━\n"
-                .replace("GET           200", "GET       200")
-                .replace("GET            200", "GET        200")
-                .replace("GET      200", "GET  200")
+            lines,
+            [
+                "gateway client: GET       200   9.00 ms  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━",
+                "├─ web client: GET        200   8.00 ms     ━━━━━━━━━━━━━━━━━━━━━━━━━━━",
+                "│  └─ orders client: GET  200   6.00 ms            ━━━━━━━━━━━━━━━━━━━━",
+                "│     ├─ attempt 1        503   5.00 ms               ━━━━━━━━━━━━━━━━━",
+                "│     └─ attempt 2        200   4.00 ms                  ━━━━━━━━━━━━━━",
+                "└─ web client: GET        200   7.00 ms        ━━━━━━━━━━━━━━━━━━━━━━━━",
+            ]
         );
     }
 
