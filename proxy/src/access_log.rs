@@ -254,6 +254,8 @@ fn line(out: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
     text(out, "method", exchange.method.as_str())?;
     if let Some(authority) = &exchange.authority {
         text(out, "authority", &String::from_utf8_lossy(authority.as_bytes()))?;
+    } else {
+        optional(out, "authority", exchange.uri.authority().map(|authority| authority.as_str()))?;
     }
     text(out, "path", exchange.uri.path())?;
     write!(out, ",\"protocol\":\"{:?}\"", exchange.version)?;
@@ -264,7 +266,6 @@ fn line(out: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
         write!(out, ",\"grpc_status\":{code}")?;
     }
     optional(out, "error", exchange.failure.map(|failure| failure.name()))?;
-    optional(out, "detail", exchange.detail.as_deref())?;
     write!(out, ",\"duration_ms\":{}", Millis(exchange.duration))?;
     write!(out, ",\"upstream_ms\":{}", Millis(exchange.upstream))?;
     write!(out, ",\"retries\":{}", exchange.retries())?;

@@ -35,7 +35,7 @@ pub struct Exchange {
     pub port: u16,
     /// `namespace/name` of the route, where one is attached.
     pub route: Option<Arc<str>>,
-    /// The verified identity of the other side.
+    /// The identity of the other side: verified, or expected where the connection failed before it could be.
     pub peer: Option<SpiffeId>,
     /// The other proxy was reached by, or came by, mutual TLS.
     pub mtls: bool,
@@ -45,7 +45,7 @@ pub struct Exchange {
     pub method: Method,
     /// Of the request. Only the path is logged: queries carry secrets more often than answers to questions.
     pub uri: Uri,
-    /// Host header or `:authority`, as sent.
+    /// The Host header, as sent; where there is none, [`Exchange::uri`] has the authority.
     pub authority: Option<HeaderValue>,
     /// `x-request-id`.
     pub request_id: Option<HeaderValue>,
@@ -57,15 +57,13 @@ pub struct Exchange {
     pub grpc_status: Option<u8>,
     /// Why the proxy answered itself, or why the answer was cut short.
     pub failure: Option<Failure>,
-    /// What the operator should know of the failure and the caller should not, such as two identities.
-    pub detail: Option<Box<str>>,
     /// When the head had been read.
     pub started: Instant,
     /// The same moment on the wall.
     pub started_at: SystemTime,
     /// From `started` to the end of the answer.
     pub duration: Duration,
-    /// The part of `duration` that the request waited for the upstream: connecting, the answer, its body.
+    /// The part of `duration` in which the upstream had the turn: connecting, the answer, its body.
     pub upstream: Duration,
     /// What was sent upstream, in order; empty where nothing was.
     pub attempts: SmallVec<[Attempt; 1]>,
@@ -88,7 +86,7 @@ pub struct Attempt {
     pub duration: Duration,
     /// Where it went; `None` if no endpoint could be picked.
     pub endpoint: Option<SocketAddr>,
-    /// Who was verified to be there.
+    /// Who was expected there, and verified if there was an answer.
     pub peer: Option<SpiffeId>,
     /// `None`: no answer.
     pub status: Option<u16>,
@@ -117,7 +115,6 @@ impl Exchange {
             status: NO_STATUS,
             grpc_status: None,
             failure: None,
-            detail: None,
             started,
             started_at,
             duration: Duration::ZERO,

@@ -117,6 +117,8 @@ pub(crate) struct Tracked {
     expected: Option<u64>,
     idle: Duration,
     deadline: Option<Deadline>,
+    /// When the head came: from here on, too, the upstream has the turn.
+    answered: Instant,
     /// Exists only while the upstream keeps us waiting.
     timer: Option<Pin<Box<Sleep>>>,
     ended: bool,
@@ -151,6 +153,7 @@ impl Tracked {
             expected,
             idle,
             deadline,
+            answered: Instant::now(),
             timer: None,
             _hold: hold,
         };
@@ -211,7 +214,11 @@ impl Tracked {
     fn fail(&mut self, failure: Failure) {
         self.ended = true;
         self.outcome = Outcome::Failed(failure);
-        self.flight.exchange().failure = Some(failure);
+        let exchange = self.flight.exchange();
+        exchange.failure = Some(failure);
+        if let Some(attempt) = exchange.attempts.last_mut() {
+            attempt.failure = Some(failure);
+        }
     }
 
     /// Waits at most until the deadline, and at most the idle time.
@@ -255,7 +262,10 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         let now = Instant::now();
         let whole = self.is_whole();
-        if let Some(attempt) = self.flight.exchange().attempts.last_mut() {
+        let answered = self.answered;
+        let exchange = self.flight.exchange();
+        exchange.upstream += now.duration_since(answered);
+        if let Some(attempt) = exchange.attempts.last_mut() {
             attempt.duration = now.duration_since(attempt.started);
         }
         let Some(engagement) = self.engagement.take() else { return };

@@ -247,7 +247,7 @@ fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts) -> F
     exchange.request_id = Some(id.clone());
     exchange.service = worker.config.service.clone();
     if let Destination::Own(port) = session.destination {
-        exchange.port = port;
+        exchange.port = worker.applications.get(&port).map_or(0, |application| application.port);
     }
     exchange.peer = session.identity.clone();
     exchange.mtls = session.identity.is_some();

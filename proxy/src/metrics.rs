@@ -106,12 +106,8 @@ pub enum Wire {
 pub enum Limit {
     /// Connections of this proxy, all together.
     Connections,
-    /// Bytes buffered by this proxy, all together.
-    BufferedBytes,
     /// Size or number of a message's fields.
     Head,
-    /// The time in which a request head must arrive.
-    HeadTime,
     /// The time in which a TLS handshake must end.
     HandshakeTime,
     /// Premature stream resets on one HTTP/2 connection.
@@ -124,10 +120,6 @@ pub enum Limit {
     ServicePending,
     /// `maxActive` of a service.
     ServiceActive,
-    /// Services that may be subscribed to at once.
-    Subscriptions,
-    /// A request body too large to be kept for a retry; it streams instead.
-    Replay,
 }
 
 /// Something rare that is only counted.
@@ -347,17 +339,13 @@ impl Limit {
     fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
-            Self::BufferedBytes => "buffered-bytes",
             Self::Head => "head",
-            Self::HeadTime => "head-time",
             Self::HandshakeTime => "handshake-time",
             Self::Resets => "resets",
             Self::IdleTime => "idle-time",
             Self::ServiceConnections => "service-connections",
             Self::ServicePending => "service-pending",
             Self::ServiceActive => "service-active",
-            Self::Subscriptions => "subscriptions",
-            Self::Replay => "replay",
         }
     }
 }

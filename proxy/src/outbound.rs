@@ -237,7 +237,7 @@ async fn deliver(
     };
     let (snapshot, service) = lookup(worker, &name).await?;
     flight.exchange().service = Some(name.clone());
-    flight.exchange().port = port;
+    flight.exchange().port = service.port(port).map_or(0, |known| known.port);
     if head.method == Method::CONNECT && head.extensions.get::<hyper::ext::Protocol>().is_none() {
         return connect(worker, session, head, &service, port).map(Delivered::Switched);
     }
@@ -409,6 +409,9 @@ impl Call<'_> {
             Ok(Answer { head, body, hold, sent }) => {
                 let outcome = outcome_of_answer(&head);
                 attempt.status = Some(head.status.as_u16());
+                if let Outcome::Status { grpc, .. } = &outcome {
+                    attempt.grpc_status = *grpc;
+                }
                 engagement.answered(&outcome, sent, now);
                 (Ok(Arrival { head, body, hold, engagement: Some(engagement) }), outcome)
             }

@@ -21,7 +21,7 @@ use tokio::io::AsyncWriteExt;
 use crate::answer;
 use crate::body::{Body, BodyError};
 use crate::drain::Phase;
-use crate::failure::Side;
+use crate::failure::{Failure, Side};
 use crate::flood::Flood;
 use crate::metrics::Limit;
 use crate::stream::Stream;
@@ -116,7 +116,10 @@ pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream
         return;
     };
     let failure = violation.failure();
-    worker.recorder.metrics.limit_reached(side, Limit::Head);
+    worker.recorder.metrics.request_refused(side, failure);
+    if failure == Failure::HeadTooLarge {
+        worker.recorder.metrics.limit_reached(side, Limit::Head);
+    }
     tracing::info!(error = failure.name(), %side, cause = %violation, "refused a message");
     if let Some(parts) = connection.into_parts() {
         let mut io = parts.io.into_inner();
@@ -142,7 +145,7 @@ pub(crate) async fn serve_http2(worker: Rc<Worker>, session: Session, stream: St
         http2::Builder::new(LocalExec)
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.http2_streams)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(limits.http2_resets)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

@@ -6,13 +6,11 @@ use super::parse;
 use super::settings::Settings;
 
 /// Fields of `limits` in the file of `--config`.
-pub(super) const LIMIT_FIELDS: [&str; 11] = [
+pub(super) const LIMIT_FIELDS: [&str; 9] = [
     "buffered-bytes",
     "connections",
     "detect-timeout",
     "handshake-timeout",
-    "head-bytes",
-    "head-fields",
     "head-timeout",
     "http2-resets",
     "http2-streams",
@@ -27,11 +25,7 @@ pub struct Limits {
     pub connections: usize,
     /// Request bodies kept for retries by the whole process, 64 MiB.
     pub buffered_bytes: usize,
-    /// A message's head, 60 KiB.
-    pub head_bytes: usize,
-    /// Its fields, 100.
-    pub head_fields: usize,
-    /// The time in which it must arrive, 10 s.
+    /// The time in which a request's head must arrive, 10 s. (Its size, 60 KiB and 100 fields, is fixed.)
     pub head_timeout: Duration,
     /// The time in which a connection must show its protocol, 3 s.
     pub detect_timeout: Duration,
@@ -52,8 +46,6 @@ impl Default for Limits {
         Self {
             connections: 10_000,
             buffered_bytes: 64 << 20,
-            head_bytes: 60 << 10,
-            head_fields: 100,
             head_timeout: Duration::from_secs(10),
             detect_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(5),
@@ -77,8 +69,6 @@ impl Limits {
         };
         let connections = number("connections", parse::count, 1, 1_000_000, usual.connections);
         let buffered_bytes = number("buffered-bytes", parse::size, 0, 1 << 40, usual.buffered_bytes);
-        let head_bytes = number("head-bytes", parse::size, 1 << 10, 1 << 20, usual.head_bytes);
-        let head_fields = number("head-fields", parse::count, 8, 1_000, usual.head_fields);
         let http2_streams = number("http2-streams", parse::count, 1, 65_536, usual.http2_streams as usize);
         let http2_resets = number("http2-resets", parse::count, 1, 65_536, usual.http2_resets);
         let mut time =
@@ -86,8 +76,6 @@ impl Limits {
         Self {
             connections,
             buffered_bytes,
-            head_bytes,
-            head_fields,
             head_timeout: time("head-timeout", usual.head_timeout),
             detect_timeout: time("detect-timeout", usual.detect_timeout),
             handshake_timeout: time("handshake-timeout", usual.handshake_timeout),
@@ -102,8 +90,6 @@ impl Limits {
         serde_json::json!({
             "connections": self.connections,
             "bufferedBytes": self.buffered_bytes,
-            "headBytes": self.head_bytes,
-            "headFields": self.head_fields,
             "headTimeout": parse::duration_text(self.head_timeout),
             "detectTimeout": parse::duration_text(self.detect_timeout),
             "handshakeTimeout": parse::duration_text(self.handshake_timeout),

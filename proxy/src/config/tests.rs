@@ -223,7 +223,7 @@ app: {80: '127.0.0.1:9001', 90/grpc: '127.0.0.1:9090'}
 health: [\"80=http:/healthz\"]
 listen: '127.0.0.1:15432=db.shop:5432'
 limits:
-  head-bytes: 32KiB
+  buffered-bytes: 32KiB
   http2Streams: 64
   detectTimeout: 1s
 ";
@@ -232,7 +232,7 @@ limits:
     assert_eq!(config.apps.len(), 2);
     assert_eq!(config.apps[0].health, CheckKind::Http { path: "/healthz".into() });
     assert_eq!(config.listens.len(), 1);
-    assert_eq!(config.limits.head_bytes, 32 << 10);
+    assert_eq!(config.limits.buffered_bytes, 32 << 10);
     assert_eq!(config.limits.http2_streams, 64);
     assert_eq!(config.limits.detect_timeout, Duration::from_secs(1));
     let config =
@@ -259,8 +259,8 @@ fn a_mistake_in_the_file_is_named_with_file_and_field() {
         ("stateDir: x\nstate-dir: y", "FILE: state-dir: is given twice"),
         ("limits: 5", "FILE: limits: must be a mapping"),
         ("limits: {heads: 1}", "FILE: limits.heads: is no limit; there are buffered-bytes, "),
-        ("limits: {head-bytes: 1}", "FILE: limits.head-bytes: \"1\" is out of bounds: 1024 to 1048576"),
-        ("limits: {head-bytes: 1TB}", "FILE: limits.head-bytes: \"1TB\" is not a number of bytes"),
+        ("limits: {connections: 0}", "FILE: limits.connections: \"0\" is out of bounds: 1 to 1000000"),
+        ("limits: {buffered-bytes: 1TB}", "FILE: limits.buffered-bytes: \"1TB\" is not a number of bytes"),
         ("app: {80: {a: b}}", "FILE: app: must be a plain value or a list"),
         ("a: [", "FILE: is not YAML: "),
     ] {
@@ -297,7 +297,6 @@ fn limits_of_the_file_are_all_read() {
     for field in limits::LIMIT_FIELDS {
         let usual = Limits::default().describe();
         let value = if field.ends_with("timeout") || field.ends_with("idle") { "7s" } else { "1234" };
-        let value = if field == "head-fields" { "99" } else { value };
         let text = format!("limits:\n  {field}: {value}\n");
         let described =
             with_file(&text, &ENOUGH).unwrap_or_else(|e| panic!("{field}: {e}")).limits.describe();

@@ -53,6 +53,11 @@ pub(super) struct KeyRef<'a> {
 }
 
 impl KeyRef<'_> {
+    /// The port of a service that is not there is a number that a caller made up.
+    fn without_made_up_port(self) -> Self {
+        if self.service.is_some() { self } else { Self { port: 0, ..self } }
+    }
+
     fn is(&self, key: &SeriesKey) -> bool {
         self.side == key.side
             && self.port == key.port
@@ -102,6 +107,7 @@ impl<T: Default> Table<T> {
     }
 
     pub(super) fn find_or_insert(&mut self, key: KeyRef<'_>) -> Rc<RefCell<T>> {
+        let key = key.without_made_up_port();
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let hash = hasher.finish();

@@ -406,10 +406,10 @@ async fn exemplars_lead_from_a_bucket_to_a_sampled_trace_in_openmetrics_only() {
 #[tokio::test]
 async fn what_callers_make_up_never_becomes_a_series() {
     let metrics = Metrics::default();
-    for number in 0..10_000 {
+    for number in 0..10_000_u16 {
         let mut exchange = exchange();
         exchange.service = None;
-        exchange.port = 0;
+        exchange.port = number;
         exchange.peer = None;
         exchange.status = 404;
         exchange.failure = Some(Failure::NoRoute);

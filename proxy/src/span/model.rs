@@ -181,9 +181,6 @@ fn exchange_attributes(exchange: &Exchange, answer: &Answer, kind: &SpanKind) ->
     if let Some(id) = &exchange.request_id {
         put("outrigger.request_id", cut(&String::from_utf8_lossy(id.as_bytes())).to_owned().into());
     }
-    if let Some(detail) = &exchange.detail {
-        put("outrigger.detail", cut(detail).to_owned().into());
-    }
     if let Some(client) = exchange.client {
         push_address(&mut attributes, "client.address", "client.port", client);
     }
