@@ -251,7 +251,11 @@ struct Conductor {
 impl Conductor {
     fn run(self, started: oneshot::Sender<Result<Parts, StartError>>) {
         match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(self.conduct(started)),
+            Ok(runtime) => {
+                runtime.block_on(self.conduct(started));
+                // A resolver that does not answer must not hold up the end of the process.
+                runtime.shutdown_background();
+            }
             Err(source) => {
                 let _ = started.send(Err(StartError::System { what: "an event loop", source }));
             }

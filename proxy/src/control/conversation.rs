@@ -260,7 +260,9 @@ impl Conversation {
         let snapshot = self.snapshots.current();
         self.names.answer(|name| find_name(&snapshot, name));
         self.addresses.answer(|address| find_address(&snapshot, *address).map(Ok));
-        self.keeping.note();
+        if self.model.take_worth_keeping() {
+            self.keeping.note();
+        }
         Counters::set(&self.counters.services, self.model.len());
         if self.model.has_settings() {
             self.readiness.set_policy();

@@ -40,6 +40,9 @@ pub(super) struct Model {
     subscribe: Vec<ServiceName>,
     /// Something was said that was not known, since the last [`Model::settle`].
     changed: bool,
+    /// What [`Model::messages`] gives is not what it was. Names that are not there do not count: callers can
+    /// invent them faster than a disk can write.
+    worth_keeping: bool,
 }
 
 /// One name that this proxy has subscribed to.
@@ -162,7 +165,8 @@ impl Model {
 
     fn forget(&mut self, name: &ServiceName) {
         self.changed = true;
-        self.services.remove(name);
+        let known = self.services.remove(name).is_some_and(|entry| !entry.empty());
+        self.worth_keeping |= known;
         self.subscribe.retain(|waiting| waiting != name);
     }
 
@@ -193,7 +197,7 @@ impl Model {
                 if self.raw_mesh.as_ref() != Some(&raw) {
                     self.mesh = Arc::new(policy::mesh(&raw)?);
                     self.raw_mesh = Some(raw);
-                    self.changed = true;
+                    self.note_change();
                 }
                 Ok(())
             }
@@ -201,7 +205,7 @@ impl Model {
                 if self.raw_inbound.as_ref() != Some(&raw) {
                     self.inbound = Arc::new(policy::inbound(&raw)?);
                     self.raw_inbound = Some(raw);
-                    self.changed = true;
+                    self.note_change();
                 }
                 Ok(())
             }
@@ -235,7 +239,7 @@ impl Model {
         entry.newest = Some(compiled);
         entry.missing = false;
         entry.held = Some(Held { nonce, since: second, reported: false });
-        self.changed = true;
+        self.note_change();
         Ok(())
     }
 
@@ -262,14 +266,17 @@ impl Model {
         let entry = self.follow(&name, second);
         let change = Change { version: raw.version, whole, changed, removed: raw.removed };
         let next = endpoint_set::changed(entry.endpoints.as_deref(), change);
+        entry.in_step = true;
         if !entry.endpoints.as_deref().is_some_and(|before| endpoint_set::same(before, &next)) {
             entry.endpoints = Some(Arc::new(next));
-            entry.in_step = true;
-            self.changed = true;
-        } else {
-            entry.in_step = true;
+            self.note_change();
         }
         Ok(())
+    }
+
+    fn note_change(&mut self) {
+        self.changed = true;
+        self.worth_keeping = true;
     }
 
     fn apply_not_found(&mut self, raw: v1::NotFound) -> Result<(), Refused> {
@@ -279,6 +286,7 @@ impl Model {
         };
         let name = read_name("notFound.destination.service", Some(name))?;
         if let Some(entry) = self.services.get_mut(&name) {
+            self.worth_keeping |= !entry.empty();
             entry.missing = true;
             entry.newest = None;
             entry.held = None;
@@ -400,6 +408,11 @@ impl Model {
         idle
     }
 
+    /// Whether the last good policy is another than at the last call.
+    pub(super) fn take_worth_keeping(&mut self) -> bool {
+        std::mem::take(&mut self.worth_keeping)
+    }
+
     /// The last good policy as messages, for the state directory.
     pub(super) fn messages(&self) -> Vec<v1::ControlMessage> {
         let mesh = self.raw_mesh.iter().cloned().map(Update::Mesh);
@@ -409,8 +422,13 @@ impl Model {
         let services = services.flat_map(|(compiled, service)| {
             [Update::Service(Box::new(compiled.raw.clone())), Update::Endpoints(raw_endpoints(service))]
         });
+        // A backend that is known to be missing holds back nobody, in the next life neither.
+        let backends: HashSet<&ServiceName> = self.services.values().flat_map(Entry::backends).collect();
+        let missing = self.services.iter().filter(|(name, entry)| entry.missing && backends.contains(name));
+        let missing = missing.map(|(name, _)| Update::NotFound(raw_not_found(name)));
         mesh.chain(inbound)
             .chain(services)
+            .chain(missing)
             .map(|update| v1::ControlMessage { nonce: 0, update: Some(update) })
             .collect()
     }
@@ -441,6 +459,11 @@ impl Entry {
 fn read_name(field: &'static str, name: Option<v1::ServiceName>) -> Result<ServiceName, Refused> {
     let name = name.ok_or(Refused::Absent { field })?;
     ServiceName::try_from(name).map_err(|source| Refused::Name { field, source })
+}
+
+fn raw_not_found(name: &ServiceName) -> v1::NotFound {
+    let destination = Some(v1::destination::Destination::Service(name.into()));
+    v1::NotFound { destination: Some(v1::Destination { destination }) }
 }
 
 fn raw_endpoints(service: &Service) -> v1::Endpoints {

@@ -61,8 +61,7 @@ fn endpoints(text: &str, full: bool, changed: &[&str], removed: &[&str]) -> Upda
 }
 
 fn not_found(text: &str) -> Update {
-    let destination = Some(v1::destination::Destination::Service((&name(text)).into()));
-    Update::NotFound(v1::NotFound { destination: Some(v1::Destination { destination }) })
+    Update::NotFound(raw_not_found(&name(text)))
 }
 
 /// A model, and the numbers of its stream.
@@ -292,6 +291,10 @@ fn what_was_kept_comes_back_whole() {
     fed.whole("b.shop", &["a.shop"]);
     fed.model.ask(&name("missing.shop"), 0);
     fed.feed(not_found("missing.shop")).unwrap();
+    assert!(fed.model.take_worth_keeping());
+    fed.model.ask(&name("invented.shop"), 0);
+    fed.feed(not_found("invented.shop")).unwrap();
+    assert!(!fed.model.take_worth_keeping(), "names that are not there are not kept");
     let mut again = Fed::default();
     assert!(again.model.restore(fed.model.messages()).is_empty());
     assert!(again.model.settle());
@@ -302,4 +305,15 @@ fn what_was_kept_comes_back_whole() {
     let mut names = again.model.begin_stream();
     names.sort();
     assert_eq!(names, [name("a.shop"), name("b.shop")]);
+}
+
+#[test]
+fn a_backend_that_was_missing_holds_back_nobody_in_the_next_life() {
+    let mut fed = Fed::default();
+    fed.whole("a.shop", &["b.shop"]);
+    fed.feed(not_found("b.shop")).unwrap();
+    let mut again = Fed::default();
+    assert!(again.model.restore(fed.model.messages()).is_empty());
+    again.model.settle();
+    assert_eq!(again.shown(), ["a.shop"]);
 }
