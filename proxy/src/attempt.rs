@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response};
-use hyper::body::Incoming;
 use hyper::ext::Protocol as ConnectProtocol;
 use tokio::time::Instant;
 
@@ -14,6 +13,7 @@ use crate::failure::{Failure, Reached};
 use crate::flight::Hold;
 use crate::headers;
 use crate::peer::{self, Transport};
+use crate::read_ahead::ReadAhead;
 use crate::retry::Outcome;
 use crate::snapshot::{BackendPolicy, Endpoint};
 use crate::upstream::Upstream;
@@ -31,10 +31,19 @@ pub(crate) struct Way<'a> {
 /// An answer's head, the rest of it still to come.
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
-    pub(crate) body: Incoming,
+    pub(crate) body: ReadAhead,
     pub(crate) hold: Hold,
     /// When the request was given to the connection.
     pub(crate) sent: Instant,
+    /// The gRPC status in the trailers, if they were read ahead.
+    pub(crate) trailing: Option<u8>,
+}
+
+impl Answer {
+    /// The same answer, its trailers known to say `status`.
+    pub(crate) fn with_grpc_status(self, status: Option<u8>) -> Self {
+        Self { trailing: status, ..self }
+    }
 }
 
 impl Way<'_> {
@@ -54,7 +63,13 @@ impl Way<'_> {
         match stake.sender().try_send_request(request).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
-                Ok(Answer { head, body, hold: Hold::Shared { _stake: stake }, sent })
+                Ok(Answer {
+                    head,
+                    body: body.into(),
+                    hold: Hold::Shared { _stake: stake },
+                    sent,
+                    trailing: None,
+                })
             }
             Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
         }
@@ -74,7 +89,7 @@ impl Way<'_> {
         match loan.sender().try_send_request(request).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
-                Ok(Answer { head, body, hold: Hold::Lent { _loan: loan }, sent })
+                Ok(Answer { head, body: body.into(), hold: Hold::Lent { _loan: loan }, sent, trailing: None })
             }
             Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
         }
@@ -176,11 +191,16 @@ fn outcome_of_http2(error: &h2::Error) -> Outcome {
 
 /// What an answer's head says of the attempt: usually its status, but where the far proxy answered because the
 /// application was provably not reached, that.
-pub(crate) fn outcome_of_answer(head: &response::Parts) -> Outcome {
+pub(crate) fn outcome_of_answer(head: &response::Parts, trailing: Option<u8>) -> Outcome {
     let named = head.headers.get(headers::ERROR).and_then(|value| value.to_str().ok());
     let failure = named.and_then(|text| text.split(';').next()).and_then(Failure::from_name);
     match failure.filter(|failure| failure.facts().reached == Reached::Never) {
         Some(failure) => Outcome::Failed(failure),
-        None => Outcome::answer(head.status, &head.headers),
+        None => match Outcome::answer(head.status, &head.headers) {
+            Outcome::Status { code, grpc, retry_after } => {
+                Outcome::Status { code, grpc: grpc.or(trailing), retry_after }
+            }
+            other => other,
+        },
     }
 }

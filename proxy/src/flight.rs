@@ -13,8 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::response;
 use http::{HeaderMap, Method, Response, header};
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::answer;
@@ -26,6 +25,7 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::metrics::{ActiveRequest, Limit};
 use crate::pool::{Loan, Stake};
+use crate::read_ahead::ReadAhead;
 use crate::replay::Replay;
 use crate::retry::Outcome;
 use crate::upstream::Engagement;
@@ -101,7 +101,7 @@ pub(crate) enum Hold {
 /// An upstream's answer, its head read.
 pub(crate) struct Arrival {
     pub(crate) head: response::Parts,
-    pub(crate) body: Incoming,
+    pub(crate) body: ReadAhead,
     pub(crate) hold: Hold,
     /// The endpoint's account of this attempt (outbound).
     pub(crate) engagement: Option<Engagement>,
@@ -109,7 +109,7 @@ pub(crate) struct Arrival {
 
 /// The body of an answer, on its way to the caller.
 pub(crate) struct Tracked {
-    inner: Incoming,
+    inner: ReadAhead,
     flight: Flight,
     engagement: Option<Engagement>,
     outcome: Outcome,
@@ -164,7 +164,7 @@ impl Tracked {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
+        match self.inner.poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.timer = None;
                 Poll::Ready(self.note(frame))

@@ -371,7 +371,13 @@ impl Call<'_> {
             return match sender.try_send_request(request).await {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
-                    Ok(Answer { head, body, hold: Hold::Shared { _stake: stake }, sent })
+                    Ok(Answer {
+                        head,
+                        body: body.into(),
+                        hold: Hold::Shared { _stake: stake },
+                        sent,
+                        trailing: None,
+                    })
                 }
                 Err(error) => Err(failure_of(&outcome_of(error.message().is_some(), error.error()))),
             };
@@ -396,7 +402,13 @@ async fn send_exclusive(application: &Application, request: Request<Body>) -> Re
     let again = match loan.sender().try_send_request(request).await {
         Ok(response) => {
             let (head, body) = response.into_parts();
-            return Ok(Answer { head, body, hold: Hold::Lent { _loan: loan }, sent });
+            return Ok(Answer {
+                head,
+                body: body.into(),
+                hold: Hold::Lent { _loan: loan },
+                sent,
+                trailing: None,
+            });
         }
         Err(mut error) => {
             let unsent = error.take_message();
@@ -413,7 +425,7 @@ async fn send_exclusive(application: &Application, request: Request<Body>) -> Re
     match loan.sender().try_send_request(again).await {
         Ok(response) => {
             let (head, body) = response.into_parts();
-            Ok(Answer { head, body, hold: Hold::Lent { _loan: loan }, sent })
+            Ok(Answer { head, body: body.into(), hold: Hold::Lent { _loan: loan }, sent, trailing: None })
         }
         Err(mut error) => Err(failure_of(&outcome_of(error.take_message().is_some(), error.error()))),
     }

@@ -64,6 +64,7 @@ mod plan;
 pub mod policy;
 mod pool;
 pub mod proxy;
+mod read_ahead;
 mod replay;
 pub mod report;
 pub mod retry;

@@ -406,8 +406,8 @@ impl Call<'_> {
         attempt.duration = now.duration_since(attempt.started);
         let elapsed = attempt.duration;
         let done = match sent {
-            Ok(Answer { head, body, hold, sent }) => {
-                let outcome = outcome_of_answer(&head);
+            Ok(Answer { head, body, hold, sent, trailing }) => {
+                let outcome = outcome_of_answer(&head, trailing);
                 attempt.status = Some(head.status.as_u16());
                 if let Outcome::Status { grpc, .. } = &outcome {
                     attempt.grpc_status = *grpc;
@@ -442,6 +442,11 @@ impl Call<'_> {
         exclusive_request(&self.head.method, self.head.uri.path_and_query(), &self.authority, fields, body)
     }
 
+    /// Whether the status in an answer's trailers may ask for another attempt.
+    fn retries_grpc_codes(&self) -> bool {
+        self.plan.retry.is_some_and(|retry| !retry.grpc.is_empty()) && is_grpc(&self.head.headers)
+    }
+
     async fn send(
         &self,
         endpoint: &crate::snapshot::Endpoint,
@@ -458,6 +463,11 @@ impl Call<'_> {
         let sending = async {
             match self.asked {
                 Some(_) => way.send_exclusive(request).await,
+                None if self.retries_grpc_codes() => {
+                    let mut answer = way.send_multiplexed(request).await?;
+                    let status = answer.body.grpc_status().await;
+                    Ok(answer.with_grpc_status(status))
+                }
                 None => way.send_multiplexed(request).await,
             }
         };
