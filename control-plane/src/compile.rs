@@ -115,4 +115,4 @@ impl Compiled {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -130,9 +130,9 @@ pub enum StartError {
 /// The control plane. Any number may run in one process, each on its own directory.
 #[derive(Debug)]
 pub struct ControlPlane {
-    certificates: Arc<Certificates>,
-    store: Arc<Store>,
-    mesh: Arc<Mesh>,
+    pub(crate) certificates: Arc<Certificates>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) mesh: Arc<Mesh>,
     admin_token: AdminToken,
     clock: Arc<dyn Clock>,
 }
@@ -163,7 +163,11 @@ impl ControlPlane {
     }
 
     /// Blocks on disk and on the making of keys.
-    fn open(config: &ControlPlaneConfig, clock: Arc<dyn Clock>, now: Instant) -> Result<Self, StartError> {
+    pub(crate) fn open(
+        config: &ControlPlaneConfig,
+        clock: Arc<dyn Clock>,
+        now: Instant,
+    ) -> Result<Self, StartError> {
         let path = config.data_dir.join(AUTHORITY_DIRECTORY);
         let settings = AuthoritySettings {
             root_ttl: config.root_ttl,
@@ -194,7 +198,7 @@ impl ControlPlane {
         Ok(Self { certificates, store, mesh: Arc::new(mesh), admin_token, clock })
     }
 
-    fn serve(self, api: TcpListener, proxies: TcpListener) -> Result<Running, StartError> {
+    pub(crate) fn serve(self, api: TcpListener, proxies: TcpListener) -> Result<Running, StartError> {
         let address = |listener: &TcpListener, purpose, flag| {
             listener.local_addr().map_err(|source| {
                 let address = (Ipv4Addr::UNSPECIFIED, 0).into();

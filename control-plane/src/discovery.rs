@@ -458,7 +458,7 @@ impl Registry {
         if let Presence::Lost { until } = entry.presence {
             self.lost.remove(&(until, id.clone()));
         }
-        let Registration { service, identity, .. } = entry.registration;
+        let Registration { service, identity, ports, .. } = entry.registration;
         if let Some(siblings) = self.by_identity.get_mut(&identity) {
             siblings.remove(id);
             if siblings.is_empty() {
@@ -469,6 +469,10 @@ impl Registry {
             known.instances.remove(id);
             if known.instances.is_empty() {
                 known.emptied = Some(now);
+                // What the last one served stays known.
+                if *known.ports != ports {
+                    known.ports = Arc::new(ports);
+                }
                 self.emptied.insert((now, service.clone()));
             }
         }

@@ -196,8 +196,8 @@ impl Throttle {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn strangers_with_tokens_are_slowed_and_renewals_are_not() {
+    #[test]
+    fn strangers_with_tokens_are_slowed_and_renewals_are_not() {
         let now = Instant::now();
         let mut throttle = Throttle::default();
         let admitted = (0..6_000).filter(|_| throttle.admit(None, now)).count();
@@ -209,8 +209,8 @@ mod tests {
         assert_eq!(admitted, TOKENS.per_second as usize);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_identity_cannot_take_the_renewals_of_others() {
+    #[test]
+    fn one_identity_cannot_take_the_renewals_of_others() {
         let now = Instant::now();
         let mut throttle = Throttle::default();
         let [a, b]: [SpiffeId; 2] = ["a", "b"]

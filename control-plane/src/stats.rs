@@ -301,8 +301,8 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn instances_of_a_workload_are_one_edge() {
+    #[test]
+    fn instances_of_a_workload_are_one_edge() {
         let now = Instant::now();
         let mut traffic = Traffic::default();
         traffic.report(&id("a"), "web.shop", report(90, 1), now);
@@ -317,8 +317,8 @@ mod tests {
         assert!((edge.requests_per_second - 10.0).abs() < 1e-9, "{}", edge.requests_per_second);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_window_has_only_what_ended_in_it() {
+    #[test]
+    fn a_window_has_only_what_ended_in_it() {
         let start = Instant::now();
         let mut traffic = Traffic::default();
         for second in 0..=30 {
@@ -332,8 +332,8 @@ mod tests {
         assert!((edge.requests_per_second - 10.0).abs() < 1e-9, "{}", edge.requests_per_second);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_idle_edge_is_not_in_the_window() {
+    #[test]
+    fn an_idle_edge_is_not_in_the_window() {
         let start = Instant::now();
         let mut traffic = Traffic::default();
         for second in 0..=30 {
@@ -343,8 +343,8 @@ mod tests {
         assert_eq!(traffic.edges(Some(Duration::from_secs(10)), now), []);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn totals_outlive_the_instance() {
+    #[test]
+    fn totals_outlive_the_instance() {
         let start = Instant::now();
         let mut traffic = Traffic::default();
         traffic.report(&id("a"), "web.shop", report(100, 1), start);
@@ -355,8 +355,8 @@ mod tests {
         assert_eq!(traffic.edges(None, later)[0].requests, 110);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_report_that_makes_no_sense_costs_only_itself() {
+    #[test]
+    fn a_report_that_makes_no_sense_costs_only_itself() {
         let now = Instant::now();
         let mut traffic = Traffic::default();
         let mut wrong = report(10, 1);

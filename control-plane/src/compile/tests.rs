@@ -1,1 +1,664 @@
+//! Policy by tables, in the order of the Gateway API's rules for routes whose parent is a Service.
+
+use std::sync::Arc;
+
+use outrigger_api::v1::backend::Target;
+use outrigger_api::v1::path_match::Kind as Path;
+use serde_json::Value;
+
 use super::*;
+use crate::discovery::RegisteredPorts;
+use crate::resources::Documents;
+use crate::status::RouteStatus;
+
+/// Documents as the store keeps them, but that nothing is checked, so that what validation refuses is compiled too.
+pub(crate) fn documents(yaml: &str) -> Documents {
+    use crate::resources::Resource;
+    let mut documents = Documents { revision: 7, ..Documents::default() };
+    for text in yaml.split("\n---\n").filter(|text| !text.trim().is_empty()) {
+        let mut value: Value = serde_yaml_ng::from_str(text).unwrap();
+        let kind = value["kind"].as_str().unwrap().to_owned();
+        for field in ["kind", "apiVersion"] {
+            value.as_object_mut().unwrap().remove(field);
+        }
+        let json = value.clone();
+        documents.insert(match kind.as_str() {
+            "Service" => Resource::Service(Arc::new(serde_json::from_value(json).unwrap())),
+            "HTTPRoute" => Resource::HttpRoute(Arc::new(serde_json::from_value(json).unwrap())),
+            "ServicePolicy" => Resource::ServicePolicy(Arc::new(serde_json::from_value(json).unwrap())),
+            "MeshConfig" => Resource::MeshConfig(Arc::new(serde_json::from_value(json).unwrap())),
+            other => panic!("no kind {other}"),
+        });
+    }
+    documents
+}
+
+struct Fixture {
+    model: Model,
+    registered: HashMap<ServiceName, RegisteredService>,
+}
+
+impl Fixture {
+    fn new(yaml: &str) -> Self {
+        let mut model = Model::default();
+        model.replace(Arc::new(documents(yaml)));
+        Self { model, registered: HashMap::new() }
+    }
+
+    /// A service that is known by registration alone.
+    fn registered(mut self, service: &str, ports: &[(u16, v1::Protocol)]) -> Self {
+        let ports: RegisteredPorts = ports.iter().map(|(port, protocol)| (*port, *protocol as i32)).collect();
+        let service: ServiceName = service.parse().unwrap();
+        self.registered.insert(service, RegisteredService { ports: Arc::new(ports), ..Default::default() });
+        self
+    }
+
+    fn world(&self) -> World<'_> {
+        World { model: &self.model, registered: &self.registered }
+    }
+
+    fn compile(&self, service: &str, client_namespace: &str) -> Compiled {
+        compile(self.world(), &service.parse().unwrap(), client_namespace).expect("the service exists")
+    }
+
+    fn port(&self, service: &str, client_namespace: &str, port: u32) -> v1::ServicePort {
+        let message = self.compile(service, client_namespace).message;
+        message.ports.into_iter().find(|found| found.port == port).expect("the port exists")
+    }
+
+    /// The names of the rules in the order in which their matches are tried.
+    fn order(&self) -> Vec<String> {
+        let port = self.port("pay.shop", "shop", 80);
+        let rule = |found: &v1::RouteMatch| &port.rules[found.rule as usize];
+        port.matches.iter().map(|found| format!("{}/{}", rule(found).route, rule(found).name)).collect()
+    }
+
+    fn statuses(&self) -> Vec<RouteStatus> {
+        let service = "pay.shop".parse().unwrap();
+        let facts = Facts::of(self.world(), &service).unwrap();
+        route_statuses(self.world(), &service, &facts)
+    }
+}
+
+const PAY: &str = "
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {ports: [{port: 80, name: http}, {port: 8080, name: admin, appProtocol: http}, {port: 5432, appProtocol: tcp}]}
+---
+kind: Service
+metadata: {name: pay-v2, namespace: shop}
+spec: {ports: [{port: 80}]}
+";
+
+/// A route to `pay` in `namespace` with these lines of its spec.
+fn route(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
+    format!(
+        "---
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: pay, namespace: shop{parent}}}]
+  rules: {rules}
+"
+    )
+}
+
+fn with_routes(routes: &[String]) -> Fixture {
+    Fixture::new(&format!("{PAY}{}", routes.join("")))
+}
+
+fn target(backend: &v1::Backend) -> String {
+    match backend.target.as_ref().unwrap() {
+        Target::Service(service) => {
+            let name = service.name.as_ref().unwrap();
+            format!("{}.{}:{}", name.name, name.namespace, service.port)
+        }
+        Target::Invalid(reason) => reason.clone(),
+    }
+}
+
+const TO_PAY: &str = "backendRefs: [{name: pay, port: 80}]";
+
+// ---- existence, ports and protocols ----
+
+#[test]
+fn a_service_exists_by_document_or_by_registration() {
+    let fixture = Fixture::new(PAY).registered("bare.shop", &[(9000, v1::Protocol::Http2)]);
+    assert!(compile(fixture.world(), &"absent.shop".parse().unwrap(), "shop").is_none());
+    let bare = fixture.port("bare.shop", "shop", 9000);
+    assert_eq!(bare.protocol(), v1::Protocol::Http2);
+    assert!(!bare.routed);
+}
+
+#[test]
+fn what_a_document_says_of_a_port_wins_over_how_workloads_registered() {
+    let ports = [(80, v1::Protocol::Http2), (8080, v1::Protocol::Tcp), (9000, v1::Protocol::Unspecified)];
+    let fixture = Fixture::new(PAY)
+        .registered("pay.shop", &ports)
+        .registered("pay-v2.shop", &[(80, v1::Protocol::Http2)]);
+    let protocols: Vec<_> = fixture
+        .compile("pay.shop", "shop")
+        .message
+        .ports
+        .iter()
+        .map(|port| (port.port, port.protocol()))
+        .collect();
+    let (http1, tcp, detect) = (v1::Protocol::Http1, v1::Protocol::Tcp, v1::Protocol::Unspecified);
+    assert_eq!(protocols, [(80, http1), (5432, tcp), (8080, http1), (9000, detect)]);
+    assert_eq!(
+        fixture.port("pay-v2.shop", "shop", 80).protocol(),
+        v1::Protocol::Http2,
+        "nothing was declared"
+    );
+}
+
+#[test]
+fn server_first_and_opaque_ports_are_not_detected() {
+    let fixture = Fixture::new(
+        "
+kind: Service
+metadata: {name: db, namespace: shop, annotations: {outrigger.dev/opaque-ports: '9100-9200'}}
+spec: {ports: [{port: 3306}, {port: 6379, appProtocol: http}, {port: 9150, appProtocol: http}, {port: 53, protocol: UDP}]}
+",
+    );
+    let ports = fixture.compile("db.shop", "shop").message.ports;
+    let protocols: Vec<_> = ports.iter().map(|port| (port.port, port.protocol())).collect();
+    let (http1, tcp) = (v1::Protocol::Http1, v1::Protocol::Tcp);
+    assert_eq!(protocols, [(3306, tcp), (6379, http1), (9150, tcp)]);
+}
+
+#[test]
+fn addresses_come_from_the_document() {
+    let fixture = Fixture::new(
+        "
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {clusterIP: 10.0.0.7, clusterIPs: [10.0.0.7, 'fd00::7'], ports: [{port: 80}]}
+",
+    );
+    assert_eq!(fixture.compile("pay.shop", "shop").message.addresses, ["10.0.0.7", "fd00::7"]);
+    assert_eq!(fixture.model.service_at("fd00::7".parse().unwrap()), Some(&"pay.shop".parse().unwrap()));
+}
+
+// ---- 2.1 attachment ----
+
+#[test]
+fn attachment_is_by_port_and_section_name() {
+    for (parent, expected) in [
+        ("", vec![80, 8080]),
+        (", port: 80", vec![80]),
+        (", sectionName: admin", vec![8080]),
+        (", port: 8080, sectionName: admin", vec![8080]),
+        (", port: 80, sectionName: admin", vec![]),
+        (", port: 81", vec![]),
+        (", port: 5432", vec![]),
+    ] {
+        let fixture = with_routes(&[route("shop", "r", parent, &format!("[{{{TO_PAY}}}]"))]);
+        let ports = fixture.compile("pay.shop", "shop").message.ports;
+        let routed: Vec<_> = ports.iter().filter(|port| port.routed).map(|port| port.port).collect();
+        assert_eq!(routed, expected, "parent{parent}");
+        let status = &fixture.statuses()[0].conditions[0];
+        assert_eq!(status.status, !expected.is_empty(), "parent{parent}");
+        assert_eq!(status.reason, if expected.is_empty() { "NoMatchingParent" } else { "Accepted" });
+    }
+}
+
+#[test]
+fn a_parent_is_a_service_only_when_group_and_kind_say_so() {
+    for (group, kind, expected) in [
+        ("''", "Service", true),
+        ("core", "Service", true),
+        ("apps", "Service", false),
+        ("''", "Gateway", false),
+    ] {
+        let text = route("shop", "r", "", &format!("[{{{TO_PAY}}}]"))
+            .replace("group: '', kind: Service", &format!("group: {group}, kind: {kind}"));
+        assert_eq!(with_routes(&[text]).port("pay.shop", "shop", 80).routed, expected, "{group} {kind}");
+    }
+    let neither =
+        route("shop", "r", "", &format!("[{{{TO_PAY}}}]")).replace("group: '', kind: Service, ", "");
+    assert!(!with_routes(&[neither]).port("pay.shop", "shop", 80).routed, "the defaults mean a Gateway");
+}
+
+#[test]
+fn headless_and_external_services_take_no_routes() {
+    for spec in ["clusterIP: None", "type: ExternalName, externalName: example.com"] {
+        let yaml = PAY.replacen("spec: {ports", &format!("spec: {{{spec}, ports"), 1);
+        let fixture = Fixture::new(&format!("{yaml}{}", route("shop", "r", "", &format!("[{{{TO_PAY}}}]"))));
+        assert!(!fixture.port("pay.shop", "shop", 80).routed, "{spec}");
+        assert!(!fixture.statuses()[0].conditions[0].status, "{spec}");
+    }
+}
+
+#[test]
+fn consumer_routes_replace_producer_routes_for_their_own_namespace_only() {
+    let producer = route("shop", "producer", "", &format!("[{{{TO_PAY}}}]"));
+    let consumers = route("web", "consumer", ", port: 80", &format!("[{{{TO_PAY}}}]"));
+    let more = route("web", "another", ", port: 80", &format!("[{{{TO_PAY}}}]"));
+    let fixture = with_routes(&[producer, consumers, more]);
+    let routes = |client: &str, port: u32| -> Vec<String> {
+        fixture.port("pay.shop", client, port).rules.iter().map(|rule| rule.route.clone()).collect()
+    };
+    assert_eq!(routes("shop", 80), ["shop/producer"]);
+    assert_eq!(routes("other", 80), ["shop/producer"]);
+    assert_eq!(routes("web", 80), ["web/another", "web/consumer"], "sets are merged only among themselves");
+    assert_eq!(routes("web", 8080), ["shop/producer"], "no consumer route is on this port");
+    let scopes: Vec<_> = fixture.statuses().iter().map(|status| status.scope.clone()).collect();
+    assert_eq!(scopes, ["producer", "consumer", "consumer"]);
+}
+
+#[test]
+fn hostnames_are_ignored_and_the_condition_says_so() {
+    let text = route("shop", "r", "", &format!("[{{{TO_PAY}}}]"))
+        .replace("  rules:", "  hostnames: [example.com]\n  rules:");
+    let fixture = with_routes(&[text]);
+    assert!(fixture.port("pay.shop", "shop", 80).routed);
+    let condition = &fixture.statuses()[0].conditions[0];
+    assert!(condition.status && condition.message.contains("hostnames"), "{condition:?}");
+}
+
+// ---- 2.3 matching and precedence ----
+
+/// One rule for each of `matches`, named by its place, in a list that is the wrong way round.
+fn ranked(matches: &[&str]) -> Vec<String> {
+    let rule = |(index, found): (usize, &&str)| format!("{{name: '{index}', matches: [{found}], {TO_PAY}}}");
+    let rules: Vec<_> = matches.iter().enumerate().map(rule).rev().collect();
+    with_routes(&[route("shop", "r", "", &format!("[{}]", rules.join(", ")))]).order()
+}
+
+#[test]
+fn precedence_of_matches() {
+    let order = [
+        "{path: {type: Exact, value: /a}, method: GET}",
+        "{path: {type: Exact, value: /a/b/c/d/e}}",
+        "{path: {type: RegularExpression, value: '/longer.*'}}",
+        "{path: {type: RegularExpression, value: '/a.*'}, method: GET}",
+        "{path: {type: PathPrefix, value: /abcd}}",
+        "{path: {type: PathPrefix, value: /abc}, method: GET, headers: [{name: a, value: b}]}",
+        "{path: {type: PathPrefix, value: /abc}, method: GET}",
+        "{path: {type: PathPrefix, value: /abc}, headers: [{name: a, value: b}, {name: c, value: d}]}",
+        "{path: {type: PathPrefix, value: /abc}, headers: [{name: a, value: b}], queryParams: [{name: q, value: r}]}",
+        "{path: {type: PathPrefix, value: /abc}, headers: [{name: a, value: b}]}",
+        "{path: {type: PathPrefix, value: /abc}, queryParams: [{name: q, value: r}, {name: s, value: t}]}",
+        "{path: {type: PathPrefix, value: /abc}, queryParams: [{name: q, value: r}]}",
+        "{path: {type: PathPrefix, value: /abc}}",
+        "{path: {type: PathPrefix, value: /}, method: GET}",
+        "{}",
+    ];
+    let expected: Vec<_> = (0..order.len()).map(|index| format!("shop/r/{index}")).collect();
+    assert_eq!(ranked(&order), expected);
+}
+
+#[test]
+fn a_final_slash_makes_no_prefix_longer() {
+    let order =
+        ["{path: {type: PathPrefix, value: /abc}, method: GET}", "{path: {type: PathPrefix, value: /abc/}}"];
+    assert_eq!(ranked(&order), ["shop/r/0", "shop/r/1"]);
+}
+
+#[test]
+fn headers_whose_names_are_the_same_without_case_count_once() {
+    let order = [
+        "{headers: [{name: a, value: x}, {name: b, value: y}]}",
+        "{headers: [{name: A, value: first}, {name: a, value: second}]}",
+    ];
+    assert_eq!(ranked(&order), ["shop/r/0", "shop/r/1"]);
+    let rules = "[{matches: [{headers: [{name: A, value: first}, {name: a, value: second}]}]}]";
+    let port = with_routes(&[route("shop", "r", "", rules)]).port("pay.shop", "shop", 80);
+    let kind = Some(v1::value_match::Kind::Exact("first".to_owned()));
+    assert_eq!(port.matches[0].headers, [v1::ValueMatch { name: "a".to_owned(), kind }]);
+}
+
+#[test]
+fn the_older_route_wins_then_the_alphabet_then_the_first_rule() {
+    let rules = format!("[{{name: first, {TO_PAY}}}, {{name: second, {TO_PAY}}}]");
+    let created = |text: String, time: &str| {
+        text.replace("metadata: {name", &format!("metadata: {{creationTimestamp: '{time}', name"))
+    };
+    let fixture = with_routes(&[
+        route("shop", "undated", "", &rules),
+        created(route("shop", "b-old", "", &rules), "2024-01-01T00:00:00Z"),
+        created(route("shop", "a-new", "", &rules), "2025-01-01T00:00:00Z"),
+        created(route("shop", "b-new", "", &rules), "2025-01-01T00:00:00Z"),
+    ]);
+    let routes = ["b-old", "a-new", "b-new", "undated"];
+    let expected: Vec<_> = routes
+        .iter()
+        .flat_map(|route| [format!("shop/{route}/first"), format!("shop/{route}/second")])
+        .collect();
+    assert_eq!(fixture.order(), expected);
+}
+
+#[test]
+fn matches_of_several_routes_are_ranked_together() {
+    let fixture = with_routes(&[
+        route("shop", "a", "", &format!("[{{name: any, {TO_PAY}}}]")),
+        route(
+            "shop",
+            "b",
+            "",
+            &format!(
+                "[{{name: exact, matches: [{{path: {{type: Exact, value: /x}}}}, {{method: PUT}}], {TO_PAY}}}]"
+            ),
+        ),
+    ]);
+    assert_eq!(fixture.order(), ["shop/b/exact", "shop/b/exact", "shop/a/any"]);
+    let port = fixture.port("pay.shop", "shop", 80);
+    assert_eq!(port.matches[1].method, "PUT");
+    assert_eq!(
+        port.matches[2].path.as_ref().unwrap().kind,
+        Some(Path::Prefix("/".to_owned())),
+        "no matches: every path"
+    );
+}
+
+#[test]
+fn an_expression_that_no_proxy_could_use_drops_its_match_and_says_so() {
+    let rules = "[{name: bad, matches: [{path: {type: RegularExpression, value: '('}}, {path: {type: Exact, value: /ok}}]}]";
+    let fixture = with_routes(&[route("shop", "r", "", rules)]);
+    assert_eq!(fixture.order(), ["shop/r/bad"], "the other match of the rule holds");
+    let conditions = &fixture.statuses()[0].conditions;
+    let partially = conditions.iter().find(|condition| condition.kind == "PartiallyInvalid").unwrap();
+    assert!(partially.status && partially.message.starts_with("Dropped Rule"), "{partially:?}");
+    assert!(conditions[0].status, "Accepted stays");
+}
+
+// ---- 2.4 filters ----
+
+#[test]
+fn header_modifiers_are_compiled_in_their_order_for_rules_and_backends() {
+    let rules = "[{filters: [
+      {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-A, value: a}], add: [{name: b, value: b}], remove: [C]}},
+      {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: d, value: d}]}}],
+      backendRefs: [{name: pay, port: 80, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [e]}}]}]}]";
+    let rule = with_routes(&[route("shop", "r", "", rules)]).port("pay.shop", "shop", 80).rules.remove(0);
+    let header = |name: &str, value: &str| v1::Header { name: name.to_owned(), value: value.to_owned() };
+    let request = v1::HeaderModifier {
+        set: vec![header("x-a", "a")],
+        add: vec![header("b", "b")],
+        remove: vec!["c".to_owned()],
+    };
+    assert_eq!(rule.filters[0].kind, Some(v1::filter::Kind::RequestHeaders(request)));
+    assert!(matches!(rule.filters[1].kind, Some(v1::filter::Kind::ResponseHeaders(_))));
+    assert!(matches!(rule.backends[0].filters[0].kind, Some(v1::filter::Kind::RequestHeaders(_))));
+}
+
+#[test]
+fn a_filter_that_cannot_be_honoured_fails_its_requests() {
+    for (filter, expected) in [
+        ("{type: ExtensionRef, extensionRef: {group: g, kind: k, name: n}}", "ExtensionRef"),
+        ("{type: URLRewrite, urlRewrite: {hostname: h}}", "URLRewrite"),
+        ("{type: RequestRedirect, requestRedirect: {hostname: h}}", "RequestRedirect"),
+        ("{type: RequestHeaderModifier}", "says nothing"),
+        (
+            "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: content-length, value: '1'}]}}",
+            "content-length",
+        ),
+        ("{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: 'a b', value: c}]}}", "a b"),
+    ] {
+        let fixture = with_routes(&[route("shop", "r", "", &format!("[{{filters: [{filter}], {TO_PAY}}}]"))]);
+        let rule = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+        match &rule.filters[0].kind {
+            Some(v1::filter::Kind::Unresolved(reason)) => assert!(reason.contains(expected), "{reason}"),
+            other => panic!("{filter}: {other:?}"),
+        }
+        assert!(
+            fixture.statuses()[0].conditions.iter().any(|condition| condition.kind == "PartiallyInvalid")
+        );
+    }
+}
+
+// ---- 2.5 backends ----
+
+#[test]
+fn backends_have_weights_and_what_leads_nowhere_keeps_its_share() {
+    for (backend, weight, expected, reason) in [
+        ("{name: pay, port: 80}", 1, "pay.shop:80", None),
+        ("{name: pay-v2, port: 80, weight: 9}", 9, "pay-v2.shop:80", None),
+        ("{group: core, kind: Service, name: pay, port: 80, weight: 0}", 0, "pay.shop:80", None),
+        ("{name: bare, namespace: other, port: 9000}", 1, "bare.other:9000", None),
+        (
+            "{name: absent, port: 80, weight: 3}",
+            3,
+            "service absent.shop does not exist",
+            Some("BackendNotFound"),
+        ),
+        ("{name: pay, port: 81}", 1, "service pay.shop has no port 81", Some("BackendNotFound")),
+        ("{name: pay}", 1, "has no port", Some("BackendNotFound")),
+        ("{name: pay, port: 5432}", 1, "opaque TCP", Some("UnsupportedProtocol")),
+        (
+            "{group: example.com, kind: Bucket, name: pay, port: 80}",
+            1,
+            "example.com/Bucket",
+            Some("InvalidKind"),
+        ),
+    ] {
+        let rules = format!("[{{backendRefs: [{backend}]}}]");
+        let fixture = with_routes(&[route("shop", "r", "", &rules)])
+            .registered("bare.other", &[(9000, v1::Protocol::Http1)]);
+        let rule = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+        assert_eq!(rule.backends[0].weight, weight, "{backend}");
+        let target = target(&rule.backends[0]);
+        assert!(target.contains(expected), "{backend}: {target}");
+        let resolved = &fixture.statuses()[0].conditions[1];
+        assert_eq!(
+            (resolved.status, resolved.reason.as_str()),
+            (reason.is_none(), reason.unwrap_or("ResolvedRefs"))
+        );
+    }
+}
+
+#[test]
+fn a_rule_without_backends_is_there_and_leads_nowhere() {
+    let fixture = with_routes(&[route("shop", "r", "", "[{matches: [{method: GET}]}]")]);
+    let port = fixture.port("pay.shop", "shop", 80);
+    assert_eq!((port.rules[0].backends.len(), port.matches.len()), (0, 1));
+    assert!(fixture.statuses()[0].conditions[1].status, "ResolvedRefs");
+}
+
+#[test]
+fn a_compiled_service_names_what_it_leads_to_and_what_it_was_made_from() {
+    let rules =
+        "[{backendRefs: [{name: pay, port: 80}, {name: pay-v2, port: 80}, {name: absent, port: 80}]}]";
+    let compiled = with_routes(&[route("shop", "r", "", rules)]).compile("pay.shop", "shop");
+    let names = |set: &BTreeSet<ServiceName>| set.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&compiled.backends), ["pay.shop", "pay-v2.shop"]);
+    assert_eq!(names(&compiled.dependencies), ["absent.shop", "pay.shop", "pay-v2.shop"]);
+    assert_eq!(compiled.message.version, 7);
+}
+
+// ---- 2.6 timeouts and retries ----
+
+const POLICY: &str = "---
+kind: ServicePolicy
+metadata: {name: p, namespace: shop}
+spec:
+  targetRefs: [{name: pay}]
+  defaults: {timeouts: {request: 8s}, retry: {attempts: 4, grpcCodes: [14], nonIdempotent: true}}
+---
+kind: MeshConfig
+metadata: {name: mesh}
+spec: {defaults: {timeouts: {request: 60s, backendRequest: 5s}, retry: {attempts: 1, codes: [502]}}}
+";
+
+fn millis(duration: &Option<prost_types::Duration>) -> Option<i64> {
+    duration.as_ref().map(|duration| duration.seconds * 1000 + i64::from(duration.nanos) / 1_000_000)
+}
+
+#[test]
+fn timeouts_are_the_rules_then_the_policys_then_the_meshs() {
+    for (rule, documents, request, attempt) in [
+        ("", "", None, None),
+        ("timeouts: {request: 1s500ms}, ", "", Some(1_500), None),
+        ("timeouts: {request: 1s, backendRequest: 300ms}, ", "", Some(1_000), Some(300)),
+        ("", POLICY, Some(8_000), Some(5_000)),
+        ("timeouts: {request: 0s}, ", POLICY, None, Some(5_000)),
+        ("timeouts: {request: 2s}, ", POLICY, Some(2_000), Some(2_000)),
+        ("timeouts: {backendRequest: 0s}, ", POLICY, Some(8_000), None),
+    ] {
+        let fixture =
+            with_routes(&[route("shop", "r", "", &format!("[{{{rule}{TO_PAY}}}]")), documents.to_owned()]);
+        let compiled = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+        assert_eq!(
+            (millis(&compiled.request_timeout), millis(&compiled.attempt_timeout)),
+            (request, attempt),
+            "{rule}"
+        );
+    }
+}
+
+#[test]
+fn retries_are_the_rules_then_the_policys_then_the_meshs() {
+    let retry = |rule: &str, documents: &str| {
+        let fixture =
+            with_routes(&[route("shop", "r", "", &format!("[{{{rule}{TO_PAY}}}]")), documents.to_owned()]);
+        fixture.port("pay.shop", "shop", 80).rules.remove(0).retry
+    };
+    assert_eq!(retry("", ""), None);
+    let own = retry("retry: {attempts: 3, backoff: 100ms, codes: [500, 503]}, ", "").unwrap();
+    assert_eq!((own.attempts, millis(&own.backoff), own.status_codes), (3, Some(100), vec![500, 503]));
+    let bare = retry("retry: {}, ", "").unwrap();
+    assert_eq!((bare.attempts, millis(&bare.backoff), bare.status_codes), (1, Some(25), vec![]));
+    let policys = retry("", POLICY).unwrap();
+    assert_eq!((policys.attempts, policys.grpc_codes, policys.non_idempotent), (4, vec![14], true));
+    let mixed = retry("retry: {attempts: 2, codes: [503]}, ", POLICY).unwrap();
+    assert_eq!((mixed.attempts, mixed.status_codes), (2, vec![503]));
+    assert_eq!(
+        (mixed.grpc_codes, mixed.non_idempotent),
+        (vec![14], true),
+        "what a route has no field for stays"
+    );
+    let most = retry("retry: {attempts: 1000}, ", "").unwrap();
+    assert_eq!(most.attempts, 10);
+}
+
+// ---- ServicePolicy and MeshConfig ----
+
+#[test]
+fn every_default_of_a_policy_is_filled_in() {
+    let policy = Fixture::new(PAY).compile("pay.shop", "shop").message.policy.unwrap();
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let expected = v1::BackendPolicy {
+        balancer: v1::LoadBalancer::PeakEwma as i32,
+        connect_timeout: seconds(1),
+        tls_timeout: seconds(5),
+        idle_timeout: seconds(60),
+        max_connection_age: seconds(3600),
+        breaker: Some(v1::Breaker {
+            consecutive_failures: 7,
+            min_open: seconds(1),
+            max_open: seconds(60),
+            max_ejected_percent: 50,
+        }),
+        max_connections: 1024,
+        max_pending: 1024,
+        max_active: 4096,
+        retry_budget_percent: 20,
+        retry_budget_per_second: 10,
+        request_timeout: None,
+        attempt_timeout: None,
+        retry: None,
+    };
+    assert_eq!(policy, expected);
+}
+
+#[test]
+fn the_oldest_policy_of_a_service_holds() {
+    let policy = |name: &str, time: &str, pending: u32| {
+        format!(
+            "---
+kind: ServicePolicy
+metadata: {{name: {name}, namespace: shop, creationTimestamp: '{time}'}}
+spec: {{targetRefs: [{{name: pay}}], limits: {{maxPendingRequests: {pending}}}, circuitBreaker: {{disabled: true}}}}
+"
+        )
+    };
+    let documents = [policy("a", "2025-01-01T00:00:00Z", 1), policy("b", "2024-01-01T00:00:00Z", 2)];
+    let policy = with_routes(&documents).compile("pay.shop", "shop").message.policy.unwrap();
+    assert_eq!((policy.max_pending, policy.breaker), (2, None));
+}
+
+#[test]
+fn a_breaker_never_closes_later_than_it_opens() {
+    let documents = "---
+kind: ServicePolicy
+metadata: {name: p, namespace: shop}
+spec: {targetRefs: [{name: pay}], circuitBreaker: {minOpen: 2m}}
+";
+    let breaker = with_routes(&[documents.to_owned()])
+        .compile("pay.shop", "shop")
+        .message
+        .policy
+        .unwrap()
+        .breaker
+        .unwrap();
+    assert_eq!((millis(&breaker.min_open), millis(&breaker.max_open)), (Some(120_000), Some(120_000)));
+}
+
+#[test]
+fn mesh_settings_have_defaults() {
+    let settings = mesh_settings(&documents(""));
+    assert_eq!(
+        (settings.permissive_mtls, settings.sampling_ratio, settings.access_log),
+        (false, 0.01, false)
+    );
+    assert_eq!(settings.trace_formats, [v1::TraceFormat::W3c as i32]);
+    let settings = mesh_settings(&documents(
+        "
+kind: MeshConfig
+metadata: {name: mesh}
+spec:
+  mtls: {mode: Permissive}
+  tracing: {samplingRatio: 1.0, formats: [B3, W3C], endpoint: 'http://127.0.0.1:4317'}
+  accessLog: {enabled: true}
+",
+    ));
+    assert_eq!((settings.permissive_mtls, settings.sampling_ratio, settings.access_log), (true, 1.0, true));
+    assert_eq!(settings.otlp_endpoint, "http://127.0.0.1:4317");
+    assert_eq!(settings.trace_formats, [v1::TraceFormat::B3 as i32, v1::TraceFormat::W3c as i32]);
+}
+
+// ---- the cost of a change ----
+
+#[test]
+fn a_change_is_about_the_services_that_it_names() {
+    let mut fixture = with_routes(&[route("shop", "r", "", &format!("[{{{TO_PAY}}}]"))]);
+    let services = |change: &crate::model::ModelChange| {
+        change.services.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let same = Arc::new(documents(&format!("{PAY}{}", route("shop", "r", "", &format!("[{{{TO_PAY}}}]")))));
+    assert_eq!(services(&fixture.model.replace(same)), [""; 0], "equal documents are no change");
+    let moved = route("shop", "r", "", &format!("[{{{TO_PAY}}}]"))
+        .replace("name: pay, namespace", "name: pay-v2, namespace");
+    let moved = Arc::new(documents(&format!("{PAY}{moved}")));
+    assert_eq!(services(&fixture.model.replace(moved.clone())), ["pay.shop", "pay-v2.shop"]);
+    assert!(!fixture.port("pay.shop", "shop", 80).routed);
+    let mut without = Documents::clone(&moved);
+    without.services.remove(&"pay.shop".parse().unwrap());
+    assert_eq!(services(&fixture.model.replace(Arc::new(without))), ["pay.shop"]);
+}
+
+/// Prints the time of the whole mesh; run it in release to compare with the half second that it may take.
+#[test]
+fn a_thousand_services_with_five_routes_each_compile() {
+    let mut yaml = String::new();
+    for service in 0..1_000 {
+        yaml += &format!(
+            "---\nkind: Service\nmetadata: {{name: s{service}, namespace: shop}}\nspec: {{ports: [{{port: 80}}]}}\n"
+        );
+        for route in 0..5 {
+            yaml += &format!(
+                "---\nkind: HTTPRoute\nmetadata: {{name: r{service}-{route}, namespace: shop}}\nspec: {{parentRefs: \
+                 [{{group: '', kind: Service, name: s{service}}}], rules: [{{matches: [{{path: {{type: PathPrefix, value: \
+                 /{route}}}}}], backendRefs: [{{name: s{service}, port: 80}}]}}]}}\n"
+            );
+        }
+    }
+    let fixture = Fixture::new(&yaml);
+    let start = tokio::time::Instant::now();
+    for service in fixture.model.documents().services.keys() {
+        let compiled = compile(fixture.world(), service, "shop").unwrap();
+        assert_eq!(compiled.message.ports[0].matches.len(), 5);
+    }
+    eprintln!("1000 services with 5 routes each: {:?}", start.elapsed());
+}

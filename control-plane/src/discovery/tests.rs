@@ -38,8 +38,8 @@ fn ids(changes: &Changes) -> Vec<String> {
     service.endpoints.all.keys().map(ToString::to_string).collect()
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lost_stream_keeps_its_endpoint_for_the_grace() {
+#[test]
+fn a_lost_stream_keeps_its_endpoint_for_the_grace() {
     let now = Instant::now();
     let mut registry = empty(now);
     registry.register(&id("pay", "a"), registration("pay", 1), now).unwrap();
@@ -54,8 +54,8 @@ async fn a_lost_stream_keeps_its_endpoint_for_the_grace() {
     assert_eq!(changes.rows[&id("pay", "a")], None);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_proxy_that_comes_back_within_the_grace_was_never_away() {
+#[test]
+fn a_proxy_that_comes_back_within_the_grace_was_never_away() {
     let now = Instant::now();
     let mut registry = empty(now);
     registry.register(&id("pay", "a"), registration("pay", 1), now).unwrap();
@@ -68,8 +68,8 @@ async fn a_proxy_that_comes_back_within_the_grace_was_never_away() {
     assert!(registry.is_connected(&id("pay", "a")));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_goodbye_removes_at_once_and_the_service_stays_known() {
+#[test]
+fn a_goodbye_removes_at_once_and_the_service_stays_known() {
     let now = Instant::now();
     let mut registry = empty(now);
     registry.register(&id("pay", "a"), registration("pay", 1), now).unwrap();
@@ -84,8 +84,8 @@ async fn a_goodbye_removes_at_once_and_the_service_stays_known() {
     assert_eq!(registry.next_deadline(), None);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_unhealthy_instance_stays_in_the_set_marked() {
+#[test]
+fn an_unhealthy_instance_stays_in_the_set_marked() {
     let now = Instant::now();
     let mut registry = empty(now);
     registry.register(&id("pay", "a"), registration("pay", 1), now).unwrap();
@@ -97,8 +97,8 @@ async fn an_unhealthy_instance_stays_in_the_set_marked() {
     assert!(registry.take_changes().services.is_empty(), "the same health twice is no change");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_restarted_process_replaces_its_predecessor_in_one_change() {
+#[test]
+fn a_restarted_process_replaces_its_predecessor_in_one_change() {
     let now = Instant::now();
     let mut registry = empty(now);
     registry.register(&id("pay", "a"), registration("pay", 1), now).unwrap();
@@ -107,8 +107,8 @@ async fn a_restarted_process_replaces_its_predecessor_in_one_change() {
     assert_eq!(ids(&registry.take_changes()), ["shop/pay/b"]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn another_identity_cannot_push_an_endpoint_out_by_claiming_its_address() {
+#[test]
+fn another_identity_cannot_push_an_endpoint_out_by_claiming_its_address() {
     let now = Instant::now();
     let mut registry = empty(now);
     registry.register(&id("pay", "a"), registration("pay", 1), now).unwrap();
@@ -116,8 +116,8 @@ async fn another_identity_cannot_push_an_endpoint_out_by_claiming_its_address() 
     assert_eq!(ids(&registry.take_changes()), ["shop/pay/a", "shop/rogue/a"]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn after_a_restart_the_whole_set_is_there_and_the_unconfirmed_age_out() {
+#[test]
+fn after_a_restart_the_whole_set_is_there_and_the_unconfirmed_age_out() {
     let now = Instant::now();
     let before = vec![(id("pay", "a"), registration("pay", 1)), (id("pay", "b"), registration("pay", 2))];
     let mut registry = Registry::new(GRACE, GRACE * 3, before, now);
@@ -131,8 +131,8 @@ async fn after_a_restart_the_whole_set_is_there_and_the_unconfirmed_age_out() {
     assert_eq!(ids(&registry.take_changes()), ["shop/pay/a"]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_proxy_that_changes_its_service_leaves_the_old_one() {
+#[test]
+fn a_proxy_that_changes_its_service_leaves_the_old_one() {
     let now = Instant::now();
     let mut registry = empty(now);
     registry.register(&id("pay", "a"), registration("pay", 1), now).unwrap();
@@ -144,8 +144,8 @@ async fn a_proxy_that_changes_its_service_leaves_the_old_one() {
     assert_eq!(changes.services.len(), 2);
 }
 
-#[tokio::test(start_paused = true)]
-async fn instances_that_disagree_on_a_protocol_leave_it_to_detection() {
+#[test]
+fn instances_that_disagree_on_a_protocol_leave_it_to_detection() {
     let now = Instant::now();
     let mut registry = empty(now);
     registry.register(&id("pay", "a"), registration("pay", 1), now).unwrap();

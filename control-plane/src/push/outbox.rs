@@ -72,6 +72,8 @@ struct Sent {
     service: Option<Arc<Compiled>>,
     endpoints: Option<Arc<EndpointSet>>,
     missing: bool,
+    /// It is to be sent again, whole: the proxy asked for it again, or may have dropped it.
+    again: bool,
     versions: ServiceVersions,
 }
 
@@ -193,8 +195,7 @@ impl Outbox {
 
     fn resend(&mut self, service: ServiceName) {
         if let Some(sent) = self.sent.get_mut(&service) {
-            let versions = std::mem::take(&mut sent.versions);
-            *sent = Sent { versions, ..Sent::default() };
+            sent.again = true;
         }
         self.pending.insert(service);
     }
@@ -351,8 +352,9 @@ impl Outbox {
                     sent.missing = false;
                     sent.fill_endpoints(&service, sources, turn);
                     sent.fill_policy(&service, compiled, turn);
+                    sent.again = false;
                 }
-                None if sent.missing => {}
+                None if sent.missing && !sent.again => {}
                 None => {
                     *sent = Sent { missing: true, ..Sent::default() };
                     turn.not_found(v1::Destination { destination: Some(Kind::Service((&service).into())) });
@@ -419,7 +421,8 @@ impl Sent {
     fn fill_endpoints(&mut self, service: &ServiceName, sources: &Sources<'_>, turn: &mut Turn) {
         let registered = sources.world.registered.get(service);
         let newest = registered.map_or(sources.nobody, |registered| &registered.endpoints);
-        let (full, (changed, removed)) = match &self.endpoints {
+        let known = self.endpoints.as_ref().filter(|_| !self.again);
+        let (full, (changed, removed)) = match known {
             Some(sent) if Arc::ptr_eq(sent, newest) => return,
             Some(sent) => (false, newest.since(sent)),
             None => (true, newest.since(&EndpointSet::default())),
@@ -436,7 +439,7 @@ impl Sent {
 
     fn fill_policy(&mut self, service: &ServiceName, compiled: Arc<Compiled>, turn: &mut Turn) {
         let same = |sent: &Arc<Compiled>| Arc::ptr_eq(sent, &compiled) || sent.says_the_same_as(&compiled);
-        if self.service.as_ref().is_some_and(same) {
+        if !self.again && self.service.as_ref().is_some_and(same) {
             return;
         }
         self.versions.sent = compiled.message.version;
