@@ -18,10 +18,11 @@ const STYLES: Styles = Styles::styled()
 #[command(name = "outrigger", version, styles = STYLES, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
 Start here:
-  outrigger demo                                  a mesh of three services, with traffic, for a minute
-  outrigger control-plane --data-dir ./mesh       run the control plane
-  outrigger run --service web --app 80=127.0.0.1:8080 -- ./web      run a program with a sidecar beside it
-  outrigger check                                 is everything as it should be
+  outrigger demo                         a mesh of three services, with traffic
+  outrigger control-plane                run the control plane
+  outrigger run --namespace shop --service web --app 80=127.0.0.1:8080 -- ./web
+                                         run a program with a sidecar beside it
+  outrigger check                        is everything as it should be
 
 Exit status: 0 success, 1 a failed check or a refusal, 2 a wrong command line.")]
 pub(crate) struct Cli {

@@ -27,7 +27,7 @@ pub(crate) struct GetArgs {
     /// One document of the kind; all of them without it.
     #[arg(value_parser = path::parse_name)]
     name: Option<String>,
-    /// The namespace. [default: every one, or \"default\" for a document by its name]
+    /// The namespace. [default: every one, or `default` for a document by its name]
     #[arg(short, long, env = "OUTRIGGER_NAMESPACE", value_name = "NAMESPACE", value_parser = path::parse_name)]
     namespace: Option<String>,
     #[command(flatten)]
