@@ -350,4 +350,22 @@ mod tests {
         assert_eq!(names.len(), Failure::ALL.len());
         assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
     }
+
+    #[test]
+    fn the_readme_lists_every_failure_as_it_is() {
+        let readme = include_str!("../../README.md");
+        for failure in Failure::ALL {
+            let facts = failure.facts();
+            let code = match facts.grpc {
+                grpc::DEADLINE_EXCEEDED => "DEADLINE_EXCEEDED",
+                grpc::PERMISSION_DENIED => "PERMISSION_DENIED",
+                grpc::UNIMPLEMENTED => "UNIMPLEMENTED",
+                grpc::INTERNAL => "INTERNAL",
+                grpc::UNAVAILABLE => "UNAVAILABLE",
+                other => panic!("{failure} has the unexpected gRPC code {other}"),
+            };
+            let row = format!("| `{}` | {} | {code} | {} |", facts.name, facts.status.as_u16(), facts.flag);
+            assert!(readme.contains(&row), "the README has no row {row}");
+        }
+    }
 }
