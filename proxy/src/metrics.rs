@@ -5,16 +5,18 @@
 //! table has a cap beyond which series fall together under `_other`, so that no caller can make the proxy grow.
 //!
 //! Reading order: `series` (what is counted per service, route and peer), `latency` (one histogram), `snapshot`
-//! (a worker's copy, and their sum), `collector` (how a scrape asks), `text` (how it is written), `edges` (the same
-//! for the control plane) and `process`.
+//! (a worker's copy, and their sum), `collector` (how a scrape asks), `families` and `page` (what it gets, and how that is
+//! written), `edges` (the same for the control plane), `facts` and `process` (what is not counted by workers).
 
 mod collector;
 mod edges;
+mod facts;
+mod families;
 mod latency;
+mod page;
 mod process;
 mod series;
 mod snapshot;
-mod text;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,9 +27,11 @@ use outrigger_api::ServiceName;
 use outrigger_certs::SpiffeId;
 
 pub use collector::{Collector, WorkerQuery, answer_queries, worker_queries};
+pub use facts::{ControlFacts, ProxyFacts};
+pub use families::render;
+pub use page::Format;
 pub use series::SeriesKey;
 pub use snapshot::MetricsSnapshot;
-pub use text::{ControlFacts, Format, ProxyFacts, render};
 
 use crate::breaker::Transition;
 use crate::exchange::Exchange;
@@ -233,7 +237,9 @@ impl Metrics {
 
     /// Notes how many of the service's endpoints are kept out by their breaker now.
     pub fn breakers_open(&self, service: &ServiceName, out: usize) {
-        self.with_breaker(service, |data| data.out = out as u64);
+        if out > 0 || self.0.breakers.borrow().contains_key(service) {
+            self.with_breaker(service, |data| data.out = out as u64);
+        }
     }
 
     fn with_breaker(&self, service: &ServiceName, change: impl FnOnce(&mut BreakerData)) {

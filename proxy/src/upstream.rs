@@ -29,6 +29,12 @@ pub(crate) struct Upstream {
     metrics: Metrics,
 }
 
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.metrics.breakers_open(&self.name, 0);
+    }
+}
+
 type PoolKey = (Arc<str>, u16, Transport);
 
 impl Upstream {
@@ -55,6 +61,7 @@ impl Upstream {
         self.pools.borrow_mut().retain(|(id, ..), _| all.iter().any(|endpoint| endpoint.id == *id));
         *endpoints = service.endpoints.clone();
         *policy = service.policy.clone();
+        self.count_open(now); // an endpoint may have gone with its breaker open
     }
 
     /// Takes a place among the service's requests, held until the answer has ended.
@@ -110,8 +117,12 @@ impl Upstream {
             state = ?to,
             "circuit breaker"
         );
-        let out = self.cluster.borrow().view(now).filter(|view| view.breaker != Standing::Closed).count();
         self.metrics.breaker(&self.name, to);
+        self.count_open(now);
+    }
+
+    fn count_open(&self, now: Instant) {
+        let out = self.cluster.borrow().view(now).filter(|view| view.breaker != Standing::Closed).count();
         self.metrics.breakers_open(&self.name, out);
     }
 

@@ -200,9 +200,10 @@ pub(super) fn otlp_endpoint(text: &str) -> Result<String, String> {
     const FORM: &str = "is not http://HOST:PORT of an OTLP/gRPC collector, for example http://127.0.0.1:4317";
     let uri: Uri = text.parse().map_err(|_| FORM)?;
     match (uri.scheme_str(), uri.authority()) {
-        (Some("https"), _) => {
-            Err("asks for TLS; name a collector on this host or in the mesh by http://HOST:PORT".to_owned())
-        }
+        (Some("https"), _) => Err(
+            "asks for TLS; give --otlp-endpoint http://HOST:PORT of a collector on this host or in the mesh"
+                .to_owned(),
+        ),
         (Some("http"), Some(authority)) if !authority.host().is_empty() && matches!(uri.path(), "" | "/") => {
             Ok(text.to_owned())
         }

@@ -62,7 +62,9 @@ impl Settings {
             settings.read_file(path);
         }
         for (field, values) in args.given() {
-            settings.given.insert(field.to_owned(), Given { place: flag(field), values });
+            let foreign = field == "otlp-endpoint" && args.otlp_endpoint.is_none();
+            let place = if foreign { "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned() } else { flag(field) };
+            settings.given.insert(field.to_owned(), Given { place, values });
         }
         settings
     }

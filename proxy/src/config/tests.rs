@@ -1,4 +1,4 @@
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use super::*;
 
@@ -9,9 +9,15 @@ struct Command {
     args: ProxyArgs,
 }
 
+/// Without the environment of whoever runs the tests.
+fn args(words: &[&str]) -> ProxyArgs {
+    let deaf = Command::command().mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+    let matches = deaf.try_get_matches_from(std::iter::once("proxy").chain(words.iter().copied()));
+    Command::from_arg_matches(&matches.unwrap()).unwrap().args
+}
+
 fn read(words: &[&str]) -> Result<ProxyConfig, ConfigError> {
-    let all = std::iter::once("proxy").chain(words.iter().copied());
-    ProxyConfig::try_from(Command::try_parse_from(all).unwrap().args)
+    ProxyConfig::try_from(args(words))
 }
 
 const ENOUGH: [&str; 6] = [
@@ -162,6 +168,17 @@ fn a_wrong_value_is_named_with_its_flag_and_what_to_write() {
 }
 
 #[test]
+fn a_wrong_variable_of_opentelemetry_is_named_and_a_flag_wins_over_it() {
+    let given = [&ENOUGH[..], &["--otel-exporter-otlp-endpoint=https://c:4317"]].concat();
+    let mut args = args(&given);
+    let error = ProxyConfig::try_from(args.clone()).unwrap_err().to_string();
+    assert!(error.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: \"https://c:4317\" asks for TLS"), "{error}");
+    args.otlp_endpoint = Some("http://127.0.0.1:4317".into());
+    let config = ProxyConfig::try_from(args).unwrap();
+    assert_eq!(config.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4317"));
+}
+
+#[test]
 fn all_problems_come_at_once() {
     let error = read(&["--app=x", "--workers=0", "--sampling=7"]).unwrap_err();
     let text = error.to_string();
@@ -276,7 +293,6 @@ fn a_mistake_in_the_file_is_named_with_file_and_field() {
 
 #[test]
 fn every_field_of_the_file_is_a_flag_with_a_variable_of_its_name() {
-    use clap::CommandFactory;
     let command = Command::command();
     let flags: Vec<_> =
         command.get_arguments().filter(|a| !a.is_hide_set() && a.get_id() != "help").collect();

@@ -272,6 +272,33 @@ fn a_new_trace_says_that_its_id_is_random_and_an_old_one_keeps_what_it_said() {
     }
 }
 
+proptest::proptest! {
+    #[test]
+    fn whatever_comes_one_context_goes_out_and_reads_back_the_same(
+        parent in "[0-9a-fA-F-]{50,60}|00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}",
+        single in "[0-9a-f]{16}(-[0-9a-f]{16}(-[01dx])?)?|[0-9a-f]{32}-[0-9a-f]{16}",
+        state in "([a-z]{1,3}=[a-z]{0,2},?){0,3}",
+        seed: u64,
+    ) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut map = headers(&[("traceparent", &parent), ("b3", &single), ("tracestate", &state)]);
+        let context = TraceContext::extract(&map, 0.5, &mut rng);
+        context.inject(&mut map, &[TraceFormat::W3c, TraceFormat::B3, TraceFormat::B3Multi]);
+        for kept in [&["traceparent"][..], &["b3"], &["x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags"]] {
+            let mut one = map.clone();
+            for name in ["traceparent", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags"] {
+                if !kept.contains(&name) {
+                    one.remove(name);
+                }
+            }
+            let next = TraceContext::extract(&one, 0.5, &mut rng);
+            proptest::prop_assert_eq!(next.trace_id, context.trace_id);
+            proptest::prop_assert_eq!(next.parent, Some(context.span_id));
+            proptest::prop_assert_eq!(next.sampled, context.sampled);
+        }
+    }
+}
+
 #[test]
 fn a_child_is_below_its_span_in_the_same_trace() {
     let context = extract(&[], 1.0);

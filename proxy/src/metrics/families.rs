@@ -1,104 +1,17 @@
-//! The scrape page: [Prometheus text] 0.0.4, or [OpenMetrics] 1.0 with exemplars where the scraper asks for it.
-//!
-//! [Prometheus text]: https://prometheus.io/docs/instrumenting/exposition_formats/
-//! [OpenMetrics]: https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md
-
-use std::fmt::{self, Display, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+//! Which families a scrape page has, with which labels.
 
 use super::Event;
-use super::latency::{BUCKETS, Latency};
+use super::facts::{ControlFacts, ProxyFacts};
+use super::page::{Format, Kind, Labels, Page, Seconds, since_epoch, yes_or_no};
 use super::process::ProcessFacts;
 use super::series::{Outcome, Reason, RequestData, SeriesKey, TcpData};
 use super::snapshot::MetricsSnapshot;
-use crate::access_log::LogCounts;
-use crate::control::Counters;
 use crate::exchange::NO_STATUS;
 use crate::failure::{Failure, Side};
-use crate::span::SpanCounts;
-
-/// Which of the two text formats a scraper gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// What every scraper reads.
-    Prometheus,
-    /// With units and exemplars.
-    OpenMetrics,
-}
-
-impl Format {
-    /// As an `Accept` header asks: OpenMetrics if it is named without a quality of zero.
-    pub fn from_accept(accept: &str) -> Self {
-        let wanted = accept.split(',').any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let named = parts.next().is_some_and(|t| t.eq_ignore_ascii_case("application/openmetrics-text"));
-            let refused = parts.filter_map(|p| p.strip_prefix("q=")).any(|q| q.parse() == Ok(0.0));
-            named && !refused
-        });
-        if wanted { Self::OpenMetrics } else { Self::Prometheus }
-    }
-
-    /// For the answer's `Content-Type`.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-}
-
-/// What the proxy says of itself beside what its workers counted.
-#[derive(Debug, Clone)]
-pub struct ProxyFacts {
-    /// When the process started.
-    pub started: SystemTime,
-    /// Threads that serve requests.
-    pub workers: usize,
-    /// When the workload's certificate ends; `None` while there is none.
-    pub certificate_expiry: Option<SystemTime>,
-    /// Of the control thread.
-    pub control: ControlFacts,
-    /// Of the exporter.
-    pub spans: SpanCounts,
-    /// Of the access log.
-    pub log: LogCounts,
-}
-
-/// What the control thread counted, at one moment.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ControlFacts {
-    connected: bool,
-    streams: u64,
-    updates: u64,
-    refusals: u64,
-    certificates: u64,
-    certificate_failures: u64,
-    asks_refused: u64,
-    reports_dropped: u64,
-    services: u64,
-}
-
-impl From<&Counters> for ControlFacts {
-    fn from(counters: &Counters) -> Self {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Self {
-            connected: counters.connected.load(Ordering::Relaxed),
-            streams: read(&counters.streams),
-            updates: read(&counters.updates),
-            refusals: read(&counters.refusals),
-            certificates: read(&counters.certificates),
-            certificate_failures: read(&counters.certificate_failures),
-            asks_refused: read(&counters.asks_refused),
-            reports_dropped: read(&counters.reports_dropped),
-            services: read(&counters.services),
-        }
-    }
-}
 
 /// Writes the page.
 pub fn render(sum: &MetricsSnapshot, facts: &ProxyFacts, format: Format) -> String {
-    let mut page = Page { out: String::with_capacity(16 * 1024), format, family: String::new() };
+    let mut page = Page::new(format);
     requests(&mut page, sum);
     tcp(&mut page, sum);
     connections(&mut page, sum);
@@ -107,115 +20,10 @@ pub fn render(sum: &MetricsSnapshot, facts: &ProxyFacts, format: Format) -> Stri
     proxy(&mut page, sum, facts);
     control(&mut page, &facts.control);
     process(&mut page, &ProcessFacts::read(), facts);
-    if format == Format::OpenMetrics {
-        page.out.push_str("# EOF\n");
-    }
-    page.out
+    page.finish()
 }
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-}
-
-struct Page {
-    out: String,
-    format: Format,
-    family: String,
-}
-
-impl Page {
-    /// Begins a family; a counter's name is given without its `_total`.
-    fn family(&mut self, name: &str, kind: Kind, help: &str) {
-        self.family = name.to_owned();
-        let (word, suffix) = match (kind, self.format) {
-            (Kind::Counter, Format::Prometheus) => ("counter", "_total"),
-            (Kind::Counter, Format::OpenMetrics) => ("counter", ""),
-            (Kind::Gauge, _) => ("gauge", ""),
-            (Kind::Histogram, _) => ("histogram", ""),
-        };
-        self.put(format_args!("# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {word}\n"));
-        let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(unit));
-        if let (Format::OpenMetrics, Some(unit)) = (self.format, unit) {
-            self.put(format_args!("# UNIT {name} {unit}\n"));
-        }
-    }
-
-    fn counter(&mut self, labels: &Labels, value: impl Display) {
-        let Self { out, family, .. } = self;
-        writeln!(out, "{family}_total{labels} {value}").expect(TO_STRING);
-    }
-
-    fn gauge(&mut self, labels: &Labels, value: impl Display) {
-        let Self { out, family, .. } = self;
-        writeln!(out, "{family}{labels} {value}").expect(TO_STRING);
-    }
-
-    fn histogram(&mut self, labels: &Labels, latency: &Latency) {
-        let total = latency.histogram.len();
-        let bounds = BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
-        let counts = latency.cumulative().into_iter().chain([total]);
-        for (index, (bound, count)) in bounds.zip(counts).enumerate() {
-            let labels = labels.clone().with("le", bound);
-            self.put(format_args!("{}_bucket{labels} {count}", self.family.clone()));
-            self.exemplar(latency, index);
-            self.out.push('\n');
-        }
-        let sum = Seconds(latency.sum);
-        self.put(format_args!(
-            "{name}_sum{labels} {sum}\n{name}_count{labels} {total}\n",
-            name = self.family.clone()
-        ));
-    }
-
-    fn exemplar(&mut self, latency: &Latency, bucket: usize) {
-        let Some(exemplar) = latency.exemplar(bucket) else { return };
-        if self.format != Format::OpenMetrics {
-            return;
-        }
-        let labels = Labels::new()
-            .with("trace_id", &exemplar.trace_id.to_string())
-            .with("span_id", &exemplar.span_id.to_string());
-        let (value, at) = (Seconds(exemplar.value), Seconds(since_epoch(exemplar.at)));
-        self.put(format_args!(" # {labels} {value} {at}"));
-    }
-
-    fn put(&mut self, text: fmt::Arguments<'_>) {
-        self.out.write_fmt(text).expect(TO_STRING);
-    }
-}
-
-const TO_STRING: &str = "writing to a string cannot fail";
-
-/// A label set as it is printed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Labels(String);
 
 impl Labels {
-    fn new() -> Self {
-        Self::default()
-    }
-
-    fn with(mut self, name: &str, value: &str) -> Self {
-        if !self.0.is_empty() {
-            self.0.push(',');
-        }
-        self.0.push_str(name);
-        self.0.push_str("=\"");
-        for character in value.chars() {
-            match character {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                plain => self.0.push(plain),
-            }
-        }
-        self.0.push('"');
-        self
-    }
-
     fn of_series(key: &SeriesKey) -> Self {
         let service = key.service.as_ref();
         let name = if key.overflow { "_other" } else { service.map_or("", |s| s.name()) };
@@ -233,29 +41,6 @@ impl Labels {
     fn of_side(side: Side) -> Self {
         Self::new().with("direction", side.as_str())
     }
-}
-
-impl Display for Labels {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { Ok(()) } else { write!(f, "{{{}}}", self.0) }
-    }
-}
-
-/// A duration in seconds to the microsecond.
-struct Seconds(Duration);
-
-impl Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
-    }
-}
-
-fn since_epoch(time: SystemTime) -> Duration {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
-}
-
-fn yes_or_no(yes: bool) -> &'static str {
-    if yes { "true" } else { "false" }
 }
 
 /// Sorted by their labels, so that two scrapes compare line by line.
