@@ -1,0 +1,20 @@
+//! What must hold of a mesh, seen from outside: one file an area, one test a promise.
+#![allow(clippy::unwrap_used, reason = "what helps a test is part of it")]
+
+mod breaker;
+mod documents;
+mod examples;
+mod grpc;
+mod hostile_input;
+mod identity;
+mod lifecycle;
+mod metrics;
+mod policy_push;
+mod protocols;
+mod redirect;
+mod retries;
+mod rotation;
+mod routing;
+mod tcp;
+mod tracing;
+mod usage;
