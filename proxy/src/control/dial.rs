@@ -52,7 +52,7 @@ pub(crate) enum DialError {
     Unreachable {
         /// As given.
         address: String,
-        /// One for each address tried.
+        /// One for each address tried, with the address where the one given is a name.
         reasons: String,
     },
 }
@@ -93,6 +93,7 @@ impl Dialer {
         for address in self.resolve().await? {
             match Box::pin(connect_to(address, tls.clone())).await {
                 Ok(connection) => return Ok(connection),
+                Err(reason) if address.to_string() == *self.address => reasons.push(reason),
                 Err(reason) => reasons.push(format!("{address}: {reason}")),
             }
         }

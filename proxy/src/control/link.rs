@@ -139,6 +139,7 @@ impl Link {
         *opened = Some(Instant::now());
         self.counters.connected.store(true, Ordering::Relaxed);
         Counters::add(&self.counters.streams);
+        tracing::info!(control_plane = %connection.identity, "the stream to the control plane stands");
         Ok(Updates { stream, _driver: connection.driver })
     }
 
