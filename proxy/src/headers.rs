@@ -20,9 +20,15 @@ pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("outrigger-attemp
 pub(crate) const CALLER_PROTOCOL: HeaderName = HeaderName::from_static("outrigger-caller-protocol");
 
 /// Which protocol an upgrade asks for.
+///
+/// `h2c` is never passed on: behind it every further request would go to the application unseen, past routes and
+/// policy. RFC 9113 section 3.1 has given it up; a server may ignore any upgrade.
 pub(crate) fn upgrade_of(version: Version, headers: &HeaderMap) -> Option<&HeaderValue> {
     let asked = version == Version::HTTP_11 && lists(headers, &header::CONNECTION, "upgrade");
-    if asked { headers.get(header::UPGRADE) } else { None }
+    if !asked || lists(headers, &header::UPGRADE, "h2c") {
+        return None;
+    }
+    headers.get(header::UPGRADE)
 }
 
 /// Whether a field that is a list of tokens holds `token`.
@@ -135,5 +141,7 @@ mod tests {
         assert!(upgrade_of(Version::HTTP_11, &asked).is_some());
         assert!(upgrade_of(Version::HTTP_10, &asked).is_none());
         assert!(upgrade_of(Version::HTTP_11, &map(&[("upgrade", "websocket")])).is_none());
+        let smuggled = map(&[("connection", "upgrade, http2-settings"), ("upgrade", "websocket, h2c")]);
+        assert!(upgrade_of(Version::HTTP_11, &smuggled).is_none());
     }
 }
