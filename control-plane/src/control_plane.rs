@@ -20,7 +20,7 @@ use crate::api::{AdminToken, AdminTokenError, ApiServer, ApiState};
 use crate::certificates::Certificates;
 use crate::discovery::journal::JournalError;
 use crate::identity::Issuer;
-use crate::mesh::Mesh;
+use crate::mesh::{Graces, Mesh};
 use crate::push::Push;
 use crate::server;
 use crate::store::{Store, StoreError};
@@ -48,7 +48,7 @@ pub struct ControlPlaneConfig {
     /// The life of the root.
     pub root_ttl: Duration,
     /// How long a workload stays registered after its stream was lost without a goodbye. After a restart of the
-    /// control plane proxies have three times as long to come back.
+    /// control plane proxies have three times as long to come back, and half a minute at least.
     pub grace: Duration,
 }
 
@@ -157,7 +157,8 @@ impl ControlPlane {
         let api = listen(config.api_listen, "the REST API", "--api-listen").await?;
         let proxies = listen(config.proxy_listen, "proxies", "--proxy-listen").await?;
         let now = Instant::now();
-        let opening = tokio::task::spawn_blocking(move || Self::open(&config, clock, now));
+        let opening =
+            tokio::task::spawn_blocking(move || Self::open(&config, Graces::new(config.grace), clock, now));
         let parts = opening.await.map_err(|_| StartError::Interrupted)??;
         parts.serve(api, proxies)
     }
@@ -165,6 +166,7 @@ impl ControlPlane {
     /// Blocks on disk and on the making of keys.
     pub(crate) fn open(
         config: &ControlPlaneConfig,
+        grace: Graces,
         clock: Arc<dyn Clock>,
         now: Instant,
     ) -> Result<Self, StartError> {
@@ -187,14 +189,8 @@ impl ControlPlane {
         let certificates = Arc::new(certificates);
         let admin_token = AdminToken::open(&config.data_dir)
             .map_err(|source| StartError::AdminToken { path: data(), source })?;
-        let mesh = Mesh::open(
-            &config.data_dir,
-            store.changes(),
-            certificates.clone(),
-            config.grace,
-            clock.clone(),
-            now,
-        )?;
+        let mesh =
+            Mesh::open(&config.data_dir, store.changes(), certificates.clone(), grace, clock.clone(), now)?;
         Ok(Self { certificates, store, mesh: Arc::new(mesh), admin_token, clock })
     }
 

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::certificates::Certificates;
-use crate::compile::{Facts, World, mesh_settings, route_statuses};
+use crate::compile::{Facts, World, attached, mesh_settings, route_statuses};
 use crate::discovery::journal::{Journal, JournalError};
 use crate::discovery::{EndpointSet, ProxyId, RegisteredService, RegistrationError, Registry};
 use crate::model::Model;
@@ -35,9 +35,6 @@ pub(crate) use proxies::{Proxies, Session};
 
 /// Registrations on disk, in the data directory.
 const JOURNAL_FILE: &str = "registrations.db";
-/// After a restart proxies get this many times the usual grace to come back: each waits a while, with jitter,
-/// before it tries again.
-const RESTART_GRACES: u32 = 3;
 
 /// What to replace in the certificate authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +69,23 @@ pub enum RotationError {
     /// The authority could not do it now.
     #[error("the certificate authority could not rotate: {0}")]
     Authority(String),
+}
+
+/// How long a registration outlives its stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Graces {
+    /// Whose stream was lost.
+    pub(crate) lost: Duration,
+    /// Whose stream ended because the control plane did.
+    pub(crate) restarted: Duration,
+}
+
+impl Graces {
+    /// After a restart three times the usual grace, and half a minute at least: a proxy that has been trying for long
+    /// waits many seconds before it tries again.
+    pub(crate) fn new(lost: Duration) -> Self {
+        Self { lost, restarted: (lost * 3).max(Duration::from_secs(30)) }
+    }
 }
 
 /// The mesh as it is now. Shared by the streams to the proxies and the REST API.
@@ -109,12 +123,12 @@ impl Mesh {
         directory: &Path,
         documents: watch::Receiver<Arc<Documents>>,
         certificates: Arc<Certificates>,
-        grace: Duration,
+        grace: Graces,
         clock: Arc<dyn Clock>,
         now: Instant,
     ) -> Result<Self, JournalError> {
         let (journal, registered) = Journal::open(&directory.join(JOURNAL_FILE))?;
-        let mut registry = Registry::new(grace, grace * RESTART_GRACES, registered, now);
+        let mut registry = Registry::new(grace.lost, grace.restarted, registered, now);
         let services = registry.take_changes().services;
         let published = services.into_iter().filter_map(|(name, service)| Some((name, service?))).collect();
         let mut model = Model::default();
@@ -218,13 +232,14 @@ impl State {
 
     fn service_status(&self, name: &ServiceName) -> Option<ServiceStatus> {
         let facts = Facts::of(self.world(), name)?;
-        let routes = route_statuses(self.world(), name, &facts);
-        let routed = crate::compile::compile(self.world(), name, name.namespace())?.message.ports;
-        let ports = facts.ports.iter().zip(&routed).map(|(port, compiled)| PortStatus {
+        let producers = attached(&self.model, name, &facts);
+        let routed =
+            |port: u16| producers.iter().any(|one| one.is_producer(name) && one.ports.contains(&port));
+        let ports = facts.ports.iter().map(|port| PortStatus {
             port: port.number,
             name: port.name.clone(),
             protocol: protocol_name(port.protocol).to_owned(),
-            routed: compiled.routed,
+            routed: routed(port.number),
         });
         let endpoints = self.published.get(name).map(|registered| registered.endpoints.clone());
         let endpoints = endpoints.iter().flat_map(|set| &set.all);
@@ -234,7 +249,7 @@ impl State {
             declared: facts.declared,
             ports: ports.collect(),
             endpoints: endpoints.map(|(id, endpoint)| self.endpoint_status(id, endpoint)).collect(),
-            routes,
+            routes: route_statuses(self.world(), name, &facts),
             subscribers: self.proxies.users(name),
         })
     }

@@ -89,12 +89,15 @@ impl Model {
     }
 }
 
+/// A key, and its value before and after.
+type Difference<'a, K, V> = (&'a K, Option<&'a Arc<V>>, Option<&'a Arc<V>>);
+
 /// What is not the same in two maps, with both values. Documents that nobody touched are shared between
 /// revisions, so that most comparisons are of two pointers.
 fn changed<'a, K: Ord, V: PartialEq>(
     old: &'a BTreeMap<K, Arc<V>>,
     new: &'a BTreeMap<K, Arc<V>>,
-) -> Vec<(&'a K, Option<&'a Arc<V>>, Option<&'a Arc<V>>)> {
+) -> Vec<Difference<'a, K, V>> {
     let same = |a: &Arc<V>, b: &Arc<V>| Arc::ptr_eq(a, b) || a == b;
     let mut changed = Vec::new();
     for (key, after) in new {

@@ -3,6 +3,10 @@
 //! Both directions of a stream run at once, so that a proxy which is slow to read still has its reports and
 //! acknowledgements taken, and one that says nothing is still told of changes. What is to be sent is found out at the
 //! moment when there is room for it ([`outbox`]); nothing queues up behind a slow proxy.
+//!
+//! Whose a stream is, is decided by the certificate with which its connection was made. A stream may outlive that
+//! certificate: nothing could be taken back from it that a new one would not get again, and a mesh whose
+//! certificates last seconds would do little else than reconnect.
 
 pub(crate) mod cache;
 pub(crate) mod outbox;
@@ -121,7 +125,11 @@ async fn listen(
             }
             Ok(Some(v1::ProxyMessage { message: Some(message) })) => mesh.receive(session, message),
             Ok(Some(v1::ProxyMessage { message: None })) => {} // a kind of message from a newer proxy
-            Ok(None) | Err(_) => return None,
+            Ok(None) => return None,
+            Err(status) => {
+                tracing::debug!(proxy = %session.id, %status, "a proxy's stream broke");
+                return None;
+            }
         }
     }
 }

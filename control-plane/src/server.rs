@@ -38,7 +38,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The life of a connection without a client certificate.
 const STRANGER_LIFE: Duration = Duration::from_secs(30);
 /// A peer that does not answer a ping for so long, asked as often, is gone.
-const KEEPALIVE: Duration = Duration::from_secs(3);
+const KEEPALIVE: Duration = Duration::from_secs(5);
 /// The wait after the system refused to accept, for example because it has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A load report of a thousand edges is the biggest message of a proxy.

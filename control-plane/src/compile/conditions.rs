@@ -29,7 +29,7 @@ fn conditions(attached: &Attached<'_>, compiled: &CompiledRoute) -> Vec<Conditio
     let mut conditions = Vec::with_capacity(3);
     conditions.push(if attached.ports.is_empty() {
         condition("Accepted", false, "NoMatchingParent", refusal)
-    } else if !attached.route.spec.hostnames.iter().flatten().collect::<Vec<_>>().is_empty() {
+    } else if attached.route.spec.hostnames.iter().flatten().next().is_some() {
         let message = "hostnames mean nothing for a Service parent and are ignored; match the Host header";
         condition("Accepted", true, "Accepted", message.to_owned())
     } else {

@@ -158,7 +158,8 @@ fn instances_that_disagree_on_a_protocol_leave_it_to_detection() {
 
 #[test]
 fn a_wrong_registration_is_refused_with_the_field() {
-    let wrong: [(&str, fn(&mut v1::Workload)); 8] = [
+    type Mistake = fn(&mut v1::Workload);
+    let wrong: [(&str, Mistake); 8] = [
         ("workload.service", |w| w.service = None),
         ("workload.service", |w| w.service.as_mut().unwrap().name = "Pay".to_owned()),
         ("own namespace", |w| w.service.as_mut().unwrap().namespace = "bank".to_owned()),

@@ -1,6 +1,7 @@
 //! The proxies with a stream, and what each says.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -62,7 +63,7 @@ pub(crate) struct Proxies {
 }
 
 impl Proxies {
-    /// The streams to be woken when `service` changes are marked and woken.
+    /// Something about the service changed: whoever uses it is told.
     pub(super) fn mark(&mut self, service: &ServiceName) {
         for id in self.users.get(service).into_iter().flatten() {
             if let Some(proxy) = self.all.get_mut(id) {
@@ -73,10 +74,11 @@ impl Proxies {
     }
 
     /// Addresses lead somewhere else.
-    pub(super) fn mark_addresses(&mut self, addresses: &std::collections::BTreeSet<std::net::IpAddr>) {
+    pub(super) fn mark_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
         for proxy in self.all.values_mut() {
-            proxy.outbox.mark_addresses(addresses);
-            proxy.session.wake.notify_one();
+            if proxy.outbox.mark_addresses(addresses) {
+                proxy.session.wake.notify_one();
+            }
         }
     }
 
@@ -109,9 +111,12 @@ impl Proxies {
     ) -> Vec<ServiceName> {
         let mut unused = Vec::new();
         for service in services {
-            let Some(users) = self.users.get_mut(&service) else { continue };
-            users.remove(id);
-            if users.is_empty() {
+            let users = self.users.get_mut(&service);
+            let is_used = users.is_some_and(|users| {
+                users.remove(id);
+                !users.is_empty()
+            });
+            if !is_used {
                 self.users.remove(&service);
                 unused.push(service);
             }

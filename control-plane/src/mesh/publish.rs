@@ -90,15 +90,12 @@ impl State {
         let mut touched: BTreeSet<ServiceName> = BTreeSet::new();
         let mut facts: BTreeSet<ServiceName> = BTreeSet::new();
         for (name, service) in changes.services {
+            let ports = service.as_ref().map(|service| service.ports.clone());
             let before = match service {
-                Some(service) => {
-                    let ports = service.ports.clone();
-                    let before = self.published.insert(name.clone(), service);
-                    before.is_some_and(|before| before.ports == ports)
-                }
-                None => self.published.remove(&name).is_none(),
+                Some(service) => self.published.insert(name.clone(), service),
+                None => self.published.remove(&name),
             };
-            if !before {
+            if before.map(|before| before.ports) != ports {
                 facts.insert(name.clone());
             }
             touched.insert(name);

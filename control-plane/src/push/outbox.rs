@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_api::v1::control_message::Update;
@@ -141,7 +141,7 @@ impl Outbox {
         self.sent.keys().chain(own)
     }
 
-    /// The services that the proxy was sent.
+    /// Whether the proxy has the service, or was told that it does not exist.
     pub(crate) fn has(&self, service: &ServiceName) -> bool {
         self.sent.contains_key(service)
     }
@@ -205,10 +205,11 @@ impl Outbox {
         self.pending.insert(service.clone());
     }
 
-    /// Notes that addresses may lead somewhere else now.
-    pub(crate) fn mark_addresses(&mut self, changed: &BTreeSet<std::net::IpAddr>) {
+    /// Notes that addresses may lead somewhere else now. Returns whether that concerns this proxy.
+    pub(crate) fn mark_addresses(&mut self, changed: &BTreeSet<IpAddr>) -> bool {
         let concerned = self.addresses.keys().filter(|address| changed.contains(&address.ip()));
         self.pending_addresses.extend(concerned);
+        !self.pending_addresses.is_empty()
     }
 
     /// Whether nothing is unacknowledged, refused or waiting.
@@ -253,7 +254,9 @@ impl Outbox {
     pub(crate) fn refuse(&mut self, nonce: u64) -> Option<Subject> {
         let index = self.unacknowledged.iter().position(|one| one.nonce == nonce)?;
         let subject = self.unacknowledged.remove(index)?.subject;
-        self.refused.insert(subject.clone());
+        if self.refused.len() < WINDOW {
+            self.refused.insert(subject.clone());
+        }
         Some(subject)
     }
 
@@ -313,6 +316,9 @@ impl Outbox {
     }
 
     fn fill_services(&mut self, sources: &mut Sources<'_>, turn: &mut Turn) {
+        if self.pending.is_empty() {
+            return; // an acknowledgement, most often
+        }
         // What was asked for comes before what routes lead to: a route that leaves a backend is told before the
         // backend's absence, which then concerns nobody.
         let (asked, led_to): (Vec<_>, Vec<_>) =
@@ -328,7 +334,8 @@ impl Outbox {
         self.drop_unreachable();
         let after: HashSet<ServiceName> = self.interests().cloned().collect();
         turn.gained.extend(after.difference(&before).cloned());
-        turn.dropped.extend(before.difference(&after).cloned());
+        let touched = std::mem::take(&mut turn.touched);
+        turn.dropped.extend(before.into_iter().chain(touched).filter(|service| !after.contains(service)));
     }
 
     fn fill_until_full(
@@ -346,6 +353,7 @@ impl Outbox {
     /// Brings one service up to date, after everything that its rules lead to.
     fn fill_service(&mut self, service: &ServiceName, sources: &mut Sources<'_>, turn: &mut Turn) {
         for (service, compiled) in self.with_backends(service, sources) {
+            turn.touched.insert(service.clone());
             let sent = self.sent.entry(service.clone()).or_default();
             match compiled {
                 Some(compiled) => {
@@ -459,6 +467,8 @@ struct Turn {
     updates: Vec<(Subject, u64, Update)>,
     gained: Vec<ServiceName>,
     dropped: Vec<ServiceName>,
+    /// Looked up, and so in the cache.
+    touched: HashSet<ServiceName>,
 }
 
 impl Turn {

@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::*;
 use crate::control_plane::{ControlPlane, ControlPlaneConfig, Running};
+use crate::mesh::Graces;
 use crate::resources::{Format, parse};
 use crate::store::{Change, DryRun, Store};
 use crate::token::TokenRequest;
@@ -42,11 +43,16 @@ impl Plane {
     }
 
     async fn start_with(directory: &Path, grace: Duration) -> Self {
-        let config =
-            ControlPlaneConfig { data_dir: directory.to_owned(), grace, ..ControlPlaneConfig::default() };
+        Self::start_for(directory, grace, Duration::from_secs(3600)).await
+    }
+
+    async fn start_for(directory: &Path, grace: Duration, svid_ttl: Duration) -> Self {
+        let data_dir = directory.to_owned();
+        let config = ControlPlaneConfig { data_dir, grace, svid_ttl, ..ControlPlaneConfig::default() };
+        let graces = Graces { lost: grace, restarted: grace * 3 };
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxies = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let parts = ControlPlane::open(&config, Arc::new(SystemClock), Instant::now()).unwrap();
+        let parts = ControlPlane::open(&config, graces, Arc::new(SystemClock), Instant::now()).unwrap();
         let (store, mesh, certificates) =
             (parts.store.clone(), parts.mesh.clone(), parts.certificates.clone());
         let running = parts.serve(api, proxies).unwrap();
@@ -594,5 +600,16 @@ async fn a_start_that_fails_says_what_and_where() {
     let free = ControlPlaneConfig { proxy_listen: "127.0.0.1:0".parse().unwrap(), ..config };
     let error = ControlPlane::start(free).await.unwrap_err().to_string();
     assert!(error.contains(directory.path().to_str().unwrap()), "{error}");
+    plane.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_control_planes_own_certificate_is_renewed_while_it_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = Plane::start_for(directory.path(), GRACE, Duration::from_secs(2)).await;
+    let first = plane.mesh.certificates().server.fingerprint;
+    eventually("another certificate", || plane.mesh.certificates().server.fingerprint != first).await;
+    let mut user = plane.client("shop", "user").await;
+    user.until("its settings", |proxy| proxy.updates >= 2).await;
     plane.running.shutdown().await;
 }

@@ -125,8 +125,11 @@ impl Plane {
         self.version += 1;
         let endpoint = |instance: &u16| {
             let id = ProxyId::new(&identity, &instance.to_string()).unwrap();
-            let endpoint =
-                v1::Endpoint { id: id.to_string(), healthy: instance % 2 == 0, ..v1::Endpoint::default() };
+            let endpoint = v1::Endpoint {
+                id: id.to_string(),
+                healthy: instance.is_multiple_of(2),
+                ..v1::Endpoint::default()
+            };
             (id, Arc::new(endpoint))
         };
         let set = EndpointSet { version: self.version, all: instances.iter().map(endpoint).collect() };
