@@ -30,7 +30,7 @@ use axum::routing::{delete, get, post};
 use http::{Method, StatusCode, Uri};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::mesh::Mesh;
 use crate::store::Store;
@@ -57,11 +57,11 @@ pub struct ApiState {
     pub admin_token: AdminToken,
 }
 
-/// The API while it serves.
+/// The API while it serves. Dropping it stops it without waiting.
 #[derive(Debug)]
 pub struct ApiServer {
     address: SocketAddr,
-    stop: CancellationToken,
+    stop: DropGuard,
     task: JoinHandle<()>,
 }
 
@@ -74,7 +74,7 @@ impl ApiServer {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let task = tokio::spawn(server::serve(listener, router(state), stop.clone()));
-        Ok(Self { address, stop, task })
+        Ok(Self { address, stop: stop.drop_guard(), task })
     }
 
     /// Where it listens.
@@ -84,7 +84,7 @@ impl ApiServer {
 
     /// Takes no more connections, and returns when requests under way are answered, or after five seconds.
     pub async fn stop(self) {
-        self.stop.cancel();
+        drop(self.stop);
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the API ended badly");
         }

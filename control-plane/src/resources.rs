@@ -21,6 +21,8 @@ mod problem;
 mod schema;
 mod service;
 mod service_policy;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::fmt;

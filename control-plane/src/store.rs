@@ -12,6 +12,8 @@ pub(crate) mod database;
 mod event;
 mod lock;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,6 +93,14 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// The database cannot be opened: no permission, or a damaged file.
+    #[error("cannot open {path}: {source}", path = .path.display())]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
     /// SQLite failed: a full disk, a damaged file.
     #[error("the store failed: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -155,7 +165,11 @@ impl Store {
     pub fn open(directory: &Path, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
         files::create_private_directory(directory)?;
         let lock = DirectoryLock::take(directory)?;
-        let (database, documents) = Database::open(&directory.join("store.db"))?;
+        let path = directory.join("store.db");
+        let (database, documents) = Database::open(&path).map_err(|error| match error {
+            StoreError::Sqlite(source) => StoreError::Open { path, source },
+            other => other,
+        })?;
         let (documents, _) = watch::channel(Arc::new(documents));
         Ok(Arc::new(Self { database: Mutex::new(database), documents, clock, _lock: lock }))
     }

@@ -285,3 +285,103 @@ fn status_of(row: &Row<'_>, now: SystemTime) -> Result<TokenStatus, rusqlite::Er
         last_used_at: last_used.map(|millis| rfc3339(time_of(millis))),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outrigger_certs::{Fingerprint, JoinToken, ManualClock};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn open(clock: &ManualClock) -> (tempfile::TempDir, Arc<Store>) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Arc::new(clock.clone())).unwrap();
+        (directory, store)
+    }
+
+    fn clock() -> ManualClock {
+        ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+    }
+
+    fn request(account: &str, ttl: Duration) -> TokenRequest {
+        TokenRequest { namespace: "shop".to_owned(), service_account: account.to_owned(), ttl }
+    }
+
+    #[tokio::test]
+    async fn a_token_proves_its_one_identity_until_it_expires_and_is_counted() {
+        let clock = clock();
+        let (_directory, store) = open(&clock);
+        let token = JoinToken::generate(Fingerprint::from([7; 32])).unwrap();
+        let made = store.create_token(request("payments", HOUR), token.secret_hash(), "admin").await.unwrap();
+        assert_eq!((made.used, made.expired, made.expires_at.as_str()), (0, false, "2023-11-14T23:13:20Z"));
+        for _ in 0..2 {
+            let scope = store.redeem(token.secret_hash()).await.unwrap();
+            assert_eq!((scope.namespace.as_str(), scope.service_account.as_str()), ("shop", "payments"));
+        }
+        assert_eq!(store.tokens().await.unwrap()[0].used, 2);
+        clock.advance(HOUR);
+        assert!(matches!(store.redeem(token.secret_hash()).await, Err(TokenError::Expired(_))));
+        assert!(store.tokens().await.unwrap()[0].expired);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_not_known_or_was_revoked_proves_nothing() {
+        let (_directory, store) = open(&clock());
+        let hash = [1; 32];
+        let mut near = hash;
+        near[31] = 2;
+        let made = store.create_token(request("payments", HOUR), hash, "admin").await.unwrap();
+        assert!(matches!(store.redeem(near).await, Err(TokenError::Unknown)));
+        store.redeem(hash).await.unwrap();
+        store.revoke_token(&made.id).await.unwrap();
+        assert!(matches!(store.redeem(hash).await, Err(TokenError::Unknown)));
+        assert!(matches!(store.revoke_token(&made.id).await, Err(TokenError::NotFound(_))));
+    }
+
+    #[tokio::test]
+    async fn only_workload_identities_get_tokens_of_a_sensible_life() {
+        let (_directory, store) = open(&clock());
+        let namespace =
+            |namespace: &str| TokenRequest { namespace: namespace.to_owned(), ..request("a", HOUR) };
+        let own = TokenRequest {
+            namespace: CONTROL_PLANE_NAMESPACE.to_owned(),
+            ..request(CONTROL_PLANE_ACCOUNT, HOUR)
+        };
+        for (wrong, field) in [
+            (namespace("Shop"), "namespace"),
+            (namespace(""), "namespace"),
+            (request("a/b", HOUR), "serviceAccount"),
+            (own, "serviceAccount"),
+            (request("a", Duration::ZERO), "ttl"),
+            (request("a", LONGEST_TOKEN_TTL + HOUR), "ttl"),
+        ] {
+            let error = store.create_token(wrong, [1; 32], "admin").await.unwrap_err();
+            assert!(matches!(&error, TokenError::Invalid { field: found, .. } if *found == field), "{error}");
+        }
+        assert!(store.tokens().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn long_expired_tokens_are_forgotten() {
+        let clock = clock();
+        let (_directory, store) = open(&clock);
+        store.create_token(request("old", HOUR), [1; 32], "admin").await.unwrap();
+        clock.advance(HOUR + KEPT_AFTER_EXPIRY + HOUR);
+        store.create_token(request("new", HOUR), [2; 32], "admin").await.unwrap();
+        let accounts: Vec<_> =
+            store.tokens().await.unwrap().into_iter().map(|token| token.service_account).collect();
+        assert_eq!(accounts, ["new"]);
+    }
+
+    #[tokio::test]
+    async fn the_secret_is_nowhere_in_the_directory() {
+        let (directory, store) = open(&clock());
+        let token = JoinToken::generate(Fingerprint::from([7; 32])).unwrap();
+        store.create_token(request("payments", HOUR), token.secret_hash(), "admin").await.unwrap();
+        let secret = token.to_string().split('.').nth(1).unwrap().to_owned();
+        for entry in std::fs::read_dir(directory.path()).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+        }
+    }
+}

@@ -146,7 +146,7 @@ pub(crate) async fn validate(
 }
 
 /// Lists documents of every kind, in a form that can be applied again.
-#[utoipa::path(get, path = "/v1/documents", tag = "documents", params(DocumentsParameters),
+#[utoipa::path(get, path = "/v1/documents", operation_id = "listDocuments", tag = "documents", params(DocumentsParameters),
     responses((status = 200, description = "A `List`", body = Value)))]
 pub(crate) async fn documents(
     State(state): State<Arc<ApiState>>,

@@ -124,7 +124,8 @@ impl From<RotationError> for ApiError {
         let message = error.to_string();
         match error {
             RotationError::Unknown(_) => Self::invalid_field("what", message),
-            _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", message),
+            RotationError::Busy(_) => Self::new(StatusCode::CONFLICT, "Conflict", message),
+            RotationError::Authority(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", message),
         }
     }
 }

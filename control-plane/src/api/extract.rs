@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
@@ -116,14 +117,20 @@ fn unsupported(found: &str, wanted: &str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
 }
 
+fn too_large() -> ApiError {
+    let message = format!("the body is longer than {} MiB", BODY_LIMIT_BYTES >> 20);
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "TooLarge", message)
+}
+
 async fn read_text(request: Request<Body>) -> Result<String, ApiError> {
+    // One that says it is too long is not read at all.
+    if request.body().size_hint().lower() > BODY_LIMIT_BYTES as u64 {
+        return Err(too_large());
+    }
     let body = Limited::new(request.into_body(), BODY_LIMIT_BYTES);
     let bytes = match body.collect().await {
         Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            let message = format!("the body is longer than {} MiB", BODY_LIMIT_BYTES >> 20);
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "TooLarge", message));
-        }
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
         Err(error) => return Err(ApiError::bad_request(format!("the body broke off: {error}"))),
     };
     String::from_utf8(bytes.into()).map_err(|_| ApiError::bad_request("the body is not UTF-8 text"))

@@ -57,7 +57,7 @@ use crate::resources::{Kind, Scope, schema_of};
 struct Described;
 
 /// This document.
-#[utoipa::path(get, path = "/v1/openapi.json", tag = "about", security(()),
+#[utoipa::path(get, path = "/v1/openapi.json", operation_id = "openapi", tag = "about", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Value)))]
 pub(crate) async fn serve() -> Json<&'static Value> {
     Json(document())
@@ -126,13 +126,20 @@ fn expand_paths(document: &mut Value) {
                 (_, false, _) => format!("/v1/{}", kind.plural()),
             };
             if !paths.contains_key(&path) {
-                paths.insert(path, item_of(&item, kind, one));
+                let form = match (one, namespaced || kind.scope() == Scope::Cluster) {
+                    (true, _) => "",
+                    (false, true) => "List",
+                    (false, false) => "ListEverywhere",
+                };
+                paths.insert(path, item_of(&item, kind, form));
             }
         }
     }
 }
 
-fn item_of(template: &Value, kind: Kind, one: bool) -> Value {
+/// `form` ends the names of the operations; it is empty for those on one document.
+fn item_of(template: &Value, kind: Kind, form: &str) -> Value {
+    let one = form.is_empty();
     let reference = json!({ "$ref": format!("#/components/schemas/{kind}") });
     let list = json!({
         "type": "object",
@@ -146,7 +153,7 @@ fn item_of(template: &Value, kind: Kind, one: bool) -> Value {
     });
     let mut item = template.clone();
     for (method, operation) in item.as_object_mut().into_iter().flatten() {
-        operation["operationId"] = format!("{method}{kind}{}", if one { "" } else { "List" }).into();
+        operation["operationId"] = format!("{method}{kind}{form}").into();
         if let Some(Value::Array(parameters)) = operation.get_mut("parameters") {
             let absent =
                 |name: &Value| name == "kinds" || (name == "namespace" && kind.scope() == Scope::Cluster);

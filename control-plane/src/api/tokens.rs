@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
-use outrigger_certs::{Fingerprint, JoinToken};
+use outrigger_certs::JoinToken;
 
 use super::ApiState;
 use super::answer::{CreateTokenAnswer, CreateTokenRequest, ListAnswer};
@@ -18,7 +18,7 @@ use crate::resources::Period;
 use crate::token::{DEFAULT_TOKEN_TTL, TokenRequest, TokenStatus};
 
 /// Makes a join token for one identity.
-#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = CreateTokenRequest,
+#[utoipa::path(post, path = "/v1/tokens", operation_id = "createToken", tag = "tokens", request_body = CreateTokenRequest,
     responses((status = 201, description = "The token, shown this once", body = CreateTokenAnswer)))]
 pub(crate) async fn create(
     State(state): State<Arc<ApiState>>,
@@ -30,7 +30,8 @@ pub(crate) async fn create(
         Some(Ok(period)) => period.duration(),
         Some(Err(error)) => return Err(ApiError::invalid_field("ttl", error.to_string())),
     };
-    let token = JoinToken::generate(active_root(&state)?).map_err(|error| internal(&error.to_string()))?;
+    let token =
+        JoinToken::generate(state.mesh.root_fingerprint()).map_err(|error| internal(&error.to_string()))?;
     let request = TokenRequest { namespace: body.namespace, service_account: body.service_account, ttl };
     let made = state.store.create_token(request, token.secret_hash(), &actor.0).await?;
     tracing::info!(
@@ -48,7 +49,7 @@ pub(crate) async fn create(
 }
 
 /// Lists join tokens, without their secrets.
-#[utoipa::path(get, path = "/v1/tokens", tag = "tokens",
+#[utoipa::path(get, path = "/v1/tokens", operation_id = "listTokens", tag = "tokens",
     responses((status = 200, description = "The tokens, soonest to expire first", body = ListAnswer<TokenStatus>)))]
 pub(crate) async fn list(
     State(state): State<Arc<ApiState>>,
@@ -57,7 +58,7 @@ pub(crate) async fn list(
 }
 
 /// Revokes a join token. Certificates that it was traded for stay good until they expire.
-#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path, description = "The token's id")),
+#[utoipa::path(delete, path = "/v1/tokens/{id}", operation_id = "revokeToken", tag = "tokens", params(("id" = String, Path, description = "The token's id")),
     responses((status = 204, description = "It is worthless now")))]
 pub(crate) async fn revoke(
     State(state): State<Arc<ApiState>>,
@@ -68,13 +69,6 @@ pub(crate) async fn revoke(
     state.store.revoke_token(id).await?;
     tracing::info!(who = %actor.0, id, "join token revoked");
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The root that signs now: what a proxy must see on its first connection.
-fn active_root(state: &ApiState) -> Result<Fingerprint, ApiError> {
-    let roots = state.mesh.certificates().roots;
-    let root = roots.iter().find(|root| root.active).ok_or_else(|| internal("the authority has no root"))?;
-    root.fingerprint.parse().map_err(|_| internal("the root's fingerprint cannot be read"))
 }
 
 fn internal(message: &str) -> ApiError {

@@ -5,6 +5,8 @@
 
 mod filters;
 mod matches;
+#[cfg(test)]
+mod tests;
 
 use gateway_api::experimental::httproutes::{
     HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesMatches,

@@ -146,10 +146,15 @@ impl Tracing {
 /// Whether `text` is `http://HOST[:PORT]` with nothing behind it: OTLP/gRPC has no path.
 fn is_collector(text: &str) -> bool {
     let Ok(uri) = text.parse::<http::Uri>() else { return false };
+    let (Some(authority), Some(host)) = (uri.authority(), uri.host()) else { return false };
+    // What is neither host nor port is user information, or a port that is no number.
+    let port_is_fine = match uri.port() {
+        Some(port) => port.as_u16() != 0 && authority.as_str() == format!("{host}:{port}"),
+        None => authority.as_str() == host,
+    };
     uri.scheme_str() == Some("http")
-        && uri.host().is_some_and(|host| !host.is_empty())
-        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-        && uri.port().is_none_or(|_| uri.port_u16().is_some_and(|port| port != 0))
+        && !host.is_empty()
+        && port_is_fine
         && matches!(uri.path(), "" | "/")
         && uri.query().is_none()
 }

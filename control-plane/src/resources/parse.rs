@@ -269,10 +269,12 @@ fn read_resource(mut value: Value, namespace: &str, problems: &mut Problems) -> 
         object.insert("apiVersion".to_owned(), kind.api_version().into());
         object.remove("status");
     }
+    let has_all_parts = value["metadata"]["name"].is_string() && value["spec"].is_object();
     let mut deeper = Problems::default();
     let resource = (kind.entry().read)(value, &mut deeper);
-    // A tree of the wrong shape fails to be read for reasons that were told already, field by field.
-    if resource.is_some() || problems.is_clean() {
+    // A tree of the wrong shape fails to be read for reasons that were told already, field by field; one without a
+    // part has further problems that are none but for that.
+    if problems.is_clean() || (resource.is_some() && has_all_parts) {
         problems.append(deeper);
     }
     resource

@@ -121,6 +121,8 @@ fn check_port(
 ) {
     problems.check_port_number(&path.field("port"), port.port);
     match &port.target_port {
+        // The default, told at the port already.
+        Some(IntOrString::Int(number)) if *number == port.port => {}
         Some(IntOrString::Int(number)) => problems.check_port_number(&path.field("targetPort"), *number),
         Some(IntOrString::String(name)) if !is_port_name(name) => problems.error(
             &path.field("targetPort"),
@@ -178,5 +180,70 @@ impl Problems {
         if !(1..=65535).contains(&port) {
             self.error(path, format!("{port} is not a port number, 1 to 65535"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::resources::tests::{accepted, assert_problems, warnings};
+    use serde_json::json;
+
+    fn service(spec: &str) -> String {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}\n")
+    }
+
+    #[test]
+    fn defaults_are_those_of_an_api_server() {
+        let value = accepted(&service("{ports: [{port: 80}]}")).to_value();
+        assert_eq!(
+            value["spec"],
+            json!({
+                "type": "ClusterIP",
+                "sessionAffinity": "None",
+                "ports": [{ "port": 80, "protocol": "TCP", "targetPort": 80 }],
+            })
+        );
+    }
+
+    #[test]
+    fn ports_are_numbered_named_and_listed_once() {
+        accepted(&service(
+            "{ports: [{port: 80, name: http}, {port: 443, name: https, appProtocol: kubernetes.io/h2c, targetPort: web}]}",
+        ));
+        accepted(&service("{clusterIP: None}"));
+        assert_problems(&service("{ports: []}"), &["spec.ports: must list at least one port"]);
+        assert_problems(
+            &service(
+                "{ports: [{port: 0, name: a}, {port: 80}, {port: 80, name: a, targetPort: 99999}, {port: 81, name: B, appProtocol: 'a b', targetPort: x--y, protocol: QUIC}]}",
+            ),
+            &[
+                "spec.ports[0].port: 0 is not a port number",
+                "spec.ports[1].name: is required where a service has more than one port",
+                "spec.ports[2].targetPort: 99999 is not a port number",
+                "spec.ports[2].name: \"a\" names an earlier port as well",
+                "spec.ports[2].port: 80 is listed a second time",
+                "spec.ports[3].targetPort: \"x--y\" is no port name",
+                "spec.ports[3].protocol: \"QUIC\" is not supported",
+                "spec.ports[3].name: \"B\" is not a DNS label",
+                "spec.ports[3].appProtocol: \"a b\" is no protocol name",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_has_no_meaning_in_the_mesh_is_refused_or_told() {
+        assert_problems(
+            &service("{type: ExternalName, externalName: a.b, ports: [{port: 1}]}"),
+            &["spec.type: ExternalName is not supported"],
+        );
+        assert_problems(
+            &service("{clusterIP: 10.0.0, clusterIPs: [10.0.0.1], ports: [{port: 1}]}"),
+            &[
+                "spec.clusterIP: \"10.0.0\" is not an IP address or None",
+                "spec.clusterIPs[0]: must be the clusterIP",
+            ],
+        );
+        let warned = warnings(&service("{sessionAffinity: ClientIP, ports: [{port: 53, protocol: UDP}]}"));
+        assert_eq!(warned.len(), 2, "{warned:?}");
     }
 }

@@ -118,10 +118,10 @@ pub struct Connection {
     /// How long the TLS handshake may take. Default: 5s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_handshake_timeout: Option<Period>,
-    /// How long an unused connection, or a silent stream, is kept. Default: 5m.
+    /// How long an unused connection, or a silent stream, is kept. Default: 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Period>,
-    /// How long a connection takes new requests. Default: no limit.
+    /// How long a connection takes new requests. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Period>,
 }

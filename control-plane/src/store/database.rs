@@ -4,6 +4,7 @@
 //! from the past, but history is cut at a length and the present never is.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -98,7 +99,7 @@ impl Database {
             write_event(&transaction, change, applied.revision, origin)?;
         }
         set_fact(&transaction, "revision", applied.revision)?;
-        cut_history(&transaction)?;
+        cut_history(&transaction, MOST_EVENTS)?;
         transaction.commit()?;
         Ok(())
     }
@@ -117,13 +118,20 @@ impl Database {
             .map_err(StoreError::from)?;
         let mut rows = statement.query([signed(revision)]).map_err(StoreError::from)?;
         while let Some(row) = rows.next().map_err(StoreError::from)? {
-            let key = key_of(row)?;
             // The first event after the revision knows what the document was at it.
-            if !before.contains_key(&key) {
-                before.insert(key, row.get(3).map_err(StoreError::from)?);
+            if let Entry::Vacant(slot) = before.entry(key_of(row)?) {
+                slot.insert(row.get(3).map_err(StoreError::from)?);
             }
         }
         before.into_iter().map(|(key, body)| restore(key, body.as_deref())).collect()
+    }
+
+    /// Cuts the history as a change does, to a length that a test can reach.
+    #[cfg(test)]
+    pub(crate) fn cut_history_to(&mut self, most: i64) -> Result<(), rusqlite::Error> {
+        let transaction = self.transaction()?;
+        cut_history(&transaction, most)?;
+        transaction.commit()
     }
 
     /// A page of events, newest first.
@@ -268,11 +276,7 @@ fn write_event(
 }
 
 /// Drops the oldest events beyond the limit, and remembers how far back a rollback can still go.
-fn cut_history(transaction: &Transaction<'_>) -> Result<(), rusqlite::Error> {
-    cut_history_to(transaction, MOST_EVENTS)
-}
-
-fn cut_history_to(transaction: &Transaction<'_>, most: i64) -> Result<(), rusqlite::Error> {
+fn cut_history(transaction: &Transaction<'_>, most: i64) -> Result<(), rusqlite::Error> {
     let newest: i64 =
         transaction.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))?;
     let last_cut = newest - most;
