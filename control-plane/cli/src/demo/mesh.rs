@@ -25,6 +25,8 @@ use crate::data_dir::ADMIN_TOKEN;
 const NAMESPACE: &str = "shop";
 /// The service port of everything in the demo.
 const PORT: u16 = 80;
+/// How long the mesh may take to be as it should, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a start is tried again because somebody took a chosen port.
 const PORT_TRIES: u32 = 5;
 
@@ -267,20 +269,23 @@ impl DemoMesh {
     /// Waits until what the control plane says of the proxies satisfies the condition.
     ///
     /// # Errors
-    /// It does not within ten seconds.
+    /// It does not in time.
     pub(crate) async fn wait_for(
         &self,
         what: &str,
         holds: impl Fn(&[ProxyStatus]) -> bool,
     ) -> Result<(), DemoError> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let proxies: Vec<ProxyStatus> = self.api.list("/v1/proxies").await?;
             if holds(&proxies) {
                 return Ok(());
             }
             if tokio::time::Instant::now() >= deadline {
-                return Err(DemoError::Unexpected(format!("waited 10 s in vain for {what}")));
+                return Err(DemoError::Unexpected(format!(
+                    "waited {} s in vain for {what}",
+                    PATIENCE.as_secs()
+                )));
             }
             tokio::time::sleep(Duration::from_millis(20)).await; // polls a condition that has a deadline
         }

@@ -346,9 +346,11 @@ impl<'a> Story<'a> {
         loop {
             let mut edges: Vec<EdgeStats> = self.mesh.api().list("/v1/stats").await?;
             edges.retain(|edge| edge.direction == EdgeDirection::Outbound);
-            let entered =
-                edges.iter().filter(|edge| edge.destination == "web.shop").map(|edge| edge.requests);
-            if entered.sum::<u64>() >= self.requests || Instant::now() >= deadline {
+            let reported = |service: &&str| {
+                let to_it = edges.iter().filter(|edge| edge.destination.starts_with(*service));
+                to_it.map(|edge| edge.requests).sum::<u64>() >= self.requests
+            };
+            if HOPS[1..].iter().all(reported) || Instant::now() >= deadline {
                 edges.sort_by_key(|edge| HOPS.iter().position(|hop| edge.destination.starts_with(hop)));
                 return Ok(edges);
             }
