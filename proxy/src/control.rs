@@ -9,7 +9,7 @@
 //!                          └────────────────────────────────────┘
 //! ```
 //!
-//! An update goes [`link`] → [`conversation`] → [`model`] → [`Snapshots`], in the order of the stream, and is
+//! An update goes `link` → `conversation` → `model` → [`Snapshots`], in the order of the stream, and is
 //! acknowledged when workers can see it. One that cannot be applied is refused with the path of the field, and
 //! the last good policy stays. A lost stream is opened again with backoff, and until the control plane has said
 //! something else, everything that it said before stays in use. Nothing here is on a request's path but the

@@ -146,6 +146,8 @@ impl Conversation {
                 tracing::warn!("the control plane did not end the stream within {FAREWELL:?}");
             }
         }
+        // The link opens no other stream while the policy is written down.
+        events.close();
         self.keeping.flush(&self.model).await;
     }
 

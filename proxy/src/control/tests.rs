@@ -424,7 +424,7 @@ async fn a_lost_stream_changes_nothing_and_is_opened_again_with_everything() {
 #[tokio::test]
 async fn certificates_are_renewed_with_a_new_key_and_without_the_token() {
     let directory = tempfile::tempdir().unwrap();
-    let peer = Peer::start(directory.path(), Duration::from_secs(4)).await;
+    let peer = Peer::start(directory.path(), Duration::from_secs(12)).await;
     let mut proxy = Proxy::of(&peer).start();
     let mut session = peer.session().await;
     session.hello().await;
@@ -458,9 +458,10 @@ async fn an_expired_certificate_is_replaced_by_the_token_and_not_ready_until_the
     timeout(PATIENCE, proxy.handle.ready.wait_for(|ready| !*ready)).await.expect("still ready").unwrap();
     let expired = proxy.handle.identities.current().unwrap();
     assert!(!expired.is_valid(SystemClock.now()));
+    let (before, _) = peer.issued();
     peer.restart();
     proxy.ready().await;
-    assert_eq!(peer.issued().0, 2, "the token proved it again");
+    assert!(peer.issued().0 > before, "the token proved it again");
 }
 
 #[tokio::test]
