@@ -161,15 +161,19 @@ impl Mesh {
 
     /// Every service, sorted by namespace and name.
     pub fn services(&self) -> Vec<ServiceStatus> {
-        let state = self.state();
-        let declared = state.model.documents().services.keys();
-        let names: BTreeSet<&ServiceName> = declared.chain(state.published.keys()).collect();
-        names.into_iter().filter_map(|name| state.service_status(name)).collect()
+        let names = {
+            let state = self.state();
+            let declared = state.model.documents().services.keys();
+            declared.chain(state.published.keys()).cloned().collect::<BTreeSet<ServiceName>>()
+        };
+        // The lock is let go between any two: their routes are compiled to tell how they are.
+        names.iter().filter_map(|name| self.state().service_status(name)).collect()
     }
 
     /// Traffic by edge: over the last `window` (up to a minute is kept), or since the proxies started.
     pub fn stats(&self, window: Option<Duration>) -> Vec<EdgeStats> {
-        self.state().traffic.edges(window, Instant::now())
+        let extract = self.state().traffic.extract(window, Instant::now());
+        extract.edges()
     }
 
     /// The certificate authority's state.

@@ -70,12 +70,24 @@ struct Instance {
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     instances: HashMap<ProxyId, Instance>,
-    gone: BTreeMap<(Arc<str>, EdgeKey), Sum>,
+    gone: BTreeMap<Counted, Arc<Totals>>,
     first: Option<Instant>,
 }
 
+/// An edge and who counted it.
+type Counted = (Arc<str>, EdgeKey);
+/// Totals, and those at the beginning of the window.
+type Span = (Arc<Totals>, Option<Arc<Totals>>);
+
+/// What a question about traffic is answered from. Cheap to take; [`Extract::edges`] does the work.
+#[derive(Debug, Default)]
+pub(crate) struct Extract {
+    parts: Vec<(Counted, Span)>,
+    span: Duration,
+}
+
 /// A sum over instances.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Sum {
     requests: u64,
     successes: u64,
@@ -112,21 +124,29 @@ impl Traffic {
             }
             let Some(instance) = self.instances.remove(&id) else { continue };
             for (key, totals) in instance.newest {
-                let key = (instance.source.clone(), key);
-                if self.gone.len() < MAX_GONE_EDGES || self.gone.contains_key(&key) {
-                    self.gone.entry(key).or_default().add(&totals, None);
-                }
+                self.add_gone((instance.source.clone(), key), totals);
             }
         }
     }
 
-    /// The edges over the last `window`, a minute at most, or since the beginning. Sorted.
-    pub(crate) fn edges(&self, window: Option<Duration>, now: Instant) -> Vec<EdgeStats> {
-        let mut sums: BTreeMap<(Arc<str>, EdgeKey), Sum> = BTreeMap::new();
-        let mut span = Duration::ZERO;
+    fn add_gone(&mut self, key: Counted, totals: Arc<Totals>) {
+        if let Some(sum) = self.gone.get_mut(&key) {
+            let mut both = Sum::default();
+            both.add(sum, None);
+            both.add(&totals, None);
+            *sum = Arc::new(both.into_totals());
+        } else if self.gone.len() < MAX_GONE_EDGES {
+            self.gone.insert(key, totals);
+        }
+    }
+
+    /// What is known of the last `window`, a minute at most, or since the beginning.
+    pub(crate) fn extract(&self, window: Option<Duration>, now: Instant) -> Extract {
+        let mut extract = Extract::default();
         if window.is_none() {
-            sums = self.gone.clone();
-            span = self.first.map(|first| now.duration_since(first)).unwrap_or_default();
+            let gone = self.gone.iter().map(|(counted, sum)| (counted.clone(), (sum.clone(), None)));
+            extract.parts.extend(gone);
+            extract.span = self.first.map(|first| now.duration_since(first)).unwrap_or_default();
         }
         let from = window.and_then(|window| now.checked_sub(window.min(LONGEST_WINDOW)));
         // What was reported last before the window began ended before it.
@@ -134,18 +154,35 @@ impl Traffic {
         for instance in self.instances.values().filter(heard) {
             let base = from.and_then(|from| instance.at(from));
             if let Some((at, _)) = base {
-                span = span.max(instance.heard.duration_since(*at));
+                extract.span = extract.span.max(instance.heard.duration_since(*at));
             }
             for (key, totals) in &instance.newest {
                 let before = base.and_then(|(_, sample)| sample.get(key));
-                if before.is_some_and(|before| Arc::ptr_eq(before, totals)) {
-                    continue;
+                if !before.is_some_and(|before| Arc::ptr_eq(before, totals)) {
+                    let counted = (instance.source.clone(), key.clone());
+                    extract.parts.push((counted, (totals.clone(), before.cloned())));
                 }
-                let sum = sums.entry((instance.source.clone(), key.clone())).or_default();
-                sum.add(totals, before.map(Arc::as_ref));
             }
         }
-        sums.iter().map(|((source, key), sum)| sum.edge(source, key, span)).collect()
+        extract
+    }
+}
+
+impl Extract {
+    /// The edges, added up over the instances of each workload. Sorted.
+    pub(crate) fn edges(self) -> Vec<EdgeStats> {
+        let mut edges: BTreeMap<Counted, Vec<Span>> = BTreeMap::new();
+        for (counted, span) in self.parts {
+            edges.entry(counted).or_default().push(span);
+        }
+        let edge = |((source, key), spans): (&Counted, &Vec<Span>)| {
+            let mut sum = Sum::default();
+            for (totals, before) in spans {
+                sum.add(totals, before.as_deref());
+            }
+            sum.edge(source, key, self.span)
+        };
+        edges.iter().map(edge).collect()
     }
 }
 
@@ -241,6 +278,16 @@ impl Sum {
         }
     }
 
+    fn into_totals(self) -> Totals {
+        Totals {
+            requests: self.requests,
+            successes: self.successes,
+            attempts: self.attempts,
+            attempt_successes: self.attempt_successes,
+            latency: latency::encode(&self.latency),
+        }
+    }
+
     fn edge(&self, source: &str, key: &EdgeKey, span: Duration) -> EdgeStats {
         let share = |part: u64, of: u64| if of == 0 { 1.0 } else { part as f64 / of as f64 };
         let seconds = span.as_secs_f64();
@@ -307,7 +354,7 @@ mod tests {
         let mut traffic = Traffic::default();
         traffic.report(&id("a"), "web.shop", report(90, 1), now);
         traffic.report(&id("b"), "web.shop", report(10, 100), now);
-        let edges = traffic.edges(None, now + Duration::from_secs(10));
+        let edges = traffic.extract(None, now + Duration::from_secs(10)).edges();
         assert_eq!(edges.len(), 1);
         let edge = &edges[0];
         assert_eq!((edge.source.as_str(), edge.destination.as_str()), ("web.shop", "pay.shop"));
@@ -326,8 +373,8 @@ mod tests {
             traffic.report(&id("a"), "web.shop", report(requests, 1), start + Duration::from_secs(second));
         }
         let now = start + Duration::from_secs(30);
-        assert_eq!(traffic.edges(None, now)[0].requests, 210);
-        let edge = &traffic.edges(Some(Duration::from_secs(10)), now)[0];
+        assert_eq!(traffic.extract(None, now).edges()[0].requests, 210);
+        let edge = &traffic.extract(Some(Duration::from_secs(10)), now).edges()[0];
         assert_eq!(edge.requests, 100, "the sample at 20 s has 110");
         assert!((edge.requests_per_second - 10.0).abs() < 1e-9, "{}", edge.requests_per_second);
     }
@@ -340,7 +387,7 @@ mod tests {
             traffic.report(&id("a"), "web.shop", report(100, 1), start + Duration::from_secs(second));
         }
         let now = start + Duration::from_secs(30);
-        assert_eq!(traffic.edges(Some(Duration::from_secs(10)), now), []);
+        assert_eq!(traffic.extract(Some(Duration::from_secs(10)), now).edges(), []);
     }
 
     #[test]
@@ -352,7 +399,7 @@ mod tests {
         traffic.report(&id("b"), "web.shop", report(10, 1), later);
         traffic.retire(later);
         assert_eq!(traffic.instances.len(), 1);
-        assert_eq!(traffic.edges(None, later)[0].requests, 110);
+        assert_eq!(traffic.extract(None, later).edges()[0].requests, 110);
     }
 
     #[test]
@@ -364,7 +411,7 @@ mod tests {
         wrong.edges.push(v1::Edge { port: 70_000, ..report(1, 1).edges.remove(0) });
         wrong.edges.push(v1::Edge { direction: 9, ..report(1, 1).edges.remove(0) });
         traffic.report(&id("a"), "web.shop", wrong, now);
-        let edges = traffic.edges(None, now);
+        let edges = traffic.extract(None, now).edges();
         assert_eq!(edges.len(), 1);
         assert_eq!((edges[0].requests, edges[0].p99_micros), (10, 0));
     }

@@ -96,7 +96,7 @@ fn read(connection: &Connection) -> Result<Vec<(ProxyId, Registration)>, rusqlit
     for row in rows {
         let (id, body) = row?;
         match serde_json::from_str::<Registration>(&body) {
-            Ok(registration) => registrations.push((ProxyId(id.into()), registration)),
+            Ok(registration) => registrations.push((ProxyId::from_printed(&id), registration)),
             Err(error) => {
                 tracing::warn!(%id, %error, "a registration on disk cannot be read; its proxy will register again")
             }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn id(text: &str) -> ProxyId {
-        ProxyId(text.into())
+        ProxyId::from_printed(text)
     }
 
     #[test]

@@ -26,10 +26,11 @@ impl Mesh {
         let mut documents = self.documents.clone();
         let mut bundles = self.certificates.bundles();
         let mut unwritten = false;
+        let mut tidy = Instant::now() + TIDY_EVERY;
         loop {
-            let now = Instant::now();
-            let tidy = now + if unwritten { RETRY_AFTER } else { TIDY_EVERY };
-            let deadline = self.state().registry.next_deadline().map_or(tidy, |deadline| deadline.min(tidy));
+            let again = if unwritten { Instant::now() + RETRY_AFTER } else { tidy };
+            let expiry = self.state().registry.next_deadline();
+            let deadline = expiry.into_iter().fold(again.min(tidy), Instant::min);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.changed.notified() => {}
@@ -42,6 +43,11 @@ impl Mesh {
             let bundle = bundles.borrow_and_update().clone();
             unwritten = !self.publish(newest).await;
             self.state().take_bundle(bundle);
+            let now = Instant::now();
+            if now >= tidy {
+                self.state().tidy(now);
+                tidy = now + TIDY_EVERY;
+            }
         }
     }
 
@@ -49,7 +55,7 @@ impl Mesh {
     async fn publish(&self, documents: Arc<Documents>) -> bool {
         let mut changes = {
             let mut state = self.state();
-            state.tidy(Instant::now());
+            state.registry.expire(Instant::now());
             state.registry.take_changes()
         };
         let mut written = true;
@@ -70,8 +76,8 @@ impl Mesh {
 }
 
 impl State {
+    /// Lets go of who is gone for good.
     fn tidy(&mut self, now: Instant) {
-        self.registry.expire(now);
         self.proxies.forget_lost(now);
         self.traffic.retire(now);
     }
