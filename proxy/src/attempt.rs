@@ -166,11 +166,20 @@ pub(crate) fn outcome_of(unsent: bool, error: &hyper::Error) -> Outcome {
     if unsent {
         return Outcome::NotProcessed;
     }
-    if let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
+    let source = error.source();
+    if let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
         return outcome_of_http2(error);
     }
-    let failure = if error.is_parse() { Failure::UpstreamProtocol } else { Failure::UpstreamReset };
-    Outcome::Failed(failure)
+    if error.is_parse() {
+        return Outcome::Failed(Failure::UpstreamProtocol);
+    }
+    // The whole connection went, before a byte of the answer: the peer was stopped or killed.
+    let gone = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
+    if gone || source.is_some_and(|source| source.is::<std::io::Error>()) {
+        Outcome::StaleConnection
+    } else {
+        Outcome::Failed(Failure::UpstreamReset)
+    }
 }
 
 /// RFC 9113 section 8.7 names what was not processed: REFUSED_STREAM, and streams above the last one of a GOAWAY,
@@ -189,12 +198,12 @@ fn outcome_of_http2(error: &h2::Error) -> Outcome {
     }
 }
 
-/// What an answer's head says of the attempt: usually its status, but where the far proxy answered because the
-/// application was provably not reached, that.
+/// What an answer's head says of the attempt: usually its status, but where the far proxy had no answer of the
+/// application to give, why.
 pub(crate) fn outcome_of_answer(head: &response::Parts, trailing: Option<u8>) -> Outcome {
     let named = head.headers.get(headers::ERROR).and_then(|value| value.to_str().ok());
     let failure = named.and_then(|text| text.split(';').next()).and_then(Failure::from_name);
-    match failure.filter(|failure| failure.facts().reached == Reached::Never) {
+    match failure.filter(|failure| failure.facts().reached != Reached::Final) {
         Some(failure) => Outcome::Failed(failure),
         None => match Outcome::answer(head.status, &head.headers) {
             Outcome::Status { code, grpc, retry_after } => {

@@ -112,6 +112,8 @@ pub enum Limit {
     Connections,
     /// Size or number of a message's fields.
     Head,
+    /// The time in which a request's head must arrive.
+    HeadTime,
     /// The time in which a TLS handshake must end.
     HandshakeTime,
     /// Premature stream resets on one HTTP/2 connection.
@@ -346,6 +348,7 @@ impl Limit {
         match self {
             Self::Connections => "connections",
             Self::Head => "head",
+            Self::HeadTime => "head-time",
             Self::HandshakeTime => "handshake-time",
             Self::Resets => "resets",
             Self::IdleTime => "idle-time",

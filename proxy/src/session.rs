@@ -5,6 +5,7 @@
 //! request.
 
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -25,7 +26,7 @@ use crate::failure::{Failure, Side};
 use crate::flood::Flood;
 use crate::metrics::Limit;
 use crate::stream::Stream;
-use crate::strict::{MAX_FIELDS, MAX_HEAD_BYTES, Pace, Strict, StrictHandle};
+use crate::strict::{Late, MAX_FIELDS, MAX_HEAD_BYTES, Pace, Strict, StrictHandle};
 use crate::worker::{LocalExec, Worker};
 use crate::{inbound, outbound};
 
@@ -110,9 +111,10 @@ pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream
             }
         }
     };
-    let Err(error) = ended else { return };
     let Some(violation) = handle.violation() else {
-        tracing::debug!(%error, %side, "HTTP/1 connection ended");
+        if let Err(error) = ended {
+            note_end(&worker, side, &error);
+        }
         return;
     };
     let failure = violation.failure();
@@ -127,6 +129,18 @@ pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream
         let _ = io.write_all(&answer::raw_http1(failure, side)).await;
         let _ = io.shutdown().await;
     }
+}
+
+/// Notes why an HTTP/1 connection ended early.
+fn note_end(worker: &Worker, side: Side, error: &hyper::Error) {
+    let late = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let late = late.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<Late>());
+    match late {
+        Some(Late::Head) => worker.recorder.metrics.limit_reached(side, Limit::HeadTime),
+        Some(Late::Idle) => worker.recorder.metrics.limit_reached(side, Limit::IdleTime),
+        None => {}
+    }
+    tracing::debug!(%error, %side, "HTTP/1 connection ended");
 }
 
 /// Serves HTTP/2 until the caller, an error or the drain ends it.

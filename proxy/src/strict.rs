@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 pub use framing::{Framing, MAX_FIELDS, MAX_HEAD_BYTES, Violation};
-pub use pace::Pace;
+pub use pace::{Late, Pace};
 
 /// The server's side of an HTTP/1 connection, whose incoming bytes are checked as they are read.
 ///
@@ -122,8 +122,13 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Strict<Io> {
         Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
+    /// After a violation the connection stays open for the answer that explains it; see [`Strict::into_inner`].
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.shared.violation.get().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(

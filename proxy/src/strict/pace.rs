@@ -21,6 +21,17 @@ pub struct Pace {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// What did not come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Late {
+    /// The rest of a head.
+    #[error("the head took too long")]
+    Head,
+    /// Anything at all.
+    #[error("the connection was idle for too long")]
+    Idle,
+}
+
 impl Default for Pace {
     fn default() -> Self {
         Self::new(Duration::from_secs(10), Duration::from_secs(300))
@@ -49,8 +60,8 @@ impl Pace {
         loop {
             let last = *self.last.get_or_insert_with(Instant::now);
             let (due, what) = match self.head_began {
-                Some(began) => (began + self.head_limit, "the head took too long"),
-                None => (last + self.idle_limit, "the connection was idle for too long"),
+                Some(began) => (began + self.head_limit, Late::Head),
+                None => (last + self.idle_limit, Late::Idle),
             };
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             if timer.deadline() > due {
