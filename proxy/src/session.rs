@@ -97,7 +97,6 @@ pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream
         .max_headers(MAX_FIELDS + 1)
         .max_buf_size(MAX_HEAD_BYTES + 8192)
         .auto_date_header(false)
-        .half_close(true)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let ended = {
