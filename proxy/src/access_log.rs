@@ -243,7 +243,10 @@ fn line(out: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
     timestamp(out, exchange.started_at)?;
     write!(out, "\",\"direction\":\"{}\"", exchange.side)?;
     if let Some(service) = &exchange.service {
-        write!(out, ",\"service\":\"{service}\",\"port\":{}", exchange.port)?;
+        write!(out, ",\"service\":\"{service}\"")?;
+    }
+    if exchange.port != 0 {
+        write!(out, ",\"port\":{}", exchange.port)?;
     }
     optional(out, "route", exchange.route.as_deref())?;
     optional(out, "peer", exchange.peer.as_ref().map(|peer| peer.as_str()))?;

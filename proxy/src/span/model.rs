@@ -162,8 +162,10 @@ fn exchange_attributes(exchange: &Exchange, answer: &Answer, kind: &SpanKind) ->
     put("url.path", cut(exchange.uri.path()).to_owned().into());
     if let Some(service) = &exchange.service {
         put("server.address", service.to_string().into());
-        put("server.port", i64::from(exchange.port).into());
         put("outrigger.service", service.to_string().into());
+    }
+    if exchange.port != 0 {
+        put("server.port", i64::from(exchange.port).into());
     }
     put("network.protocol.name", "http".into());
     put("network.protocol.version", version(exchange.version).into());
