@@ -130,6 +130,17 @@ async fn health() -> Json<HealthAnswer> {
     Json(HealthAnswer { status: "ok".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() })
 }
 
+/// Runs work that may take long, as reading or comparing megabytes does, where it holds up nobody else.
+async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        let (status, reason) = match error.is_panic() {
+            true => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
+        };
+        ApiError::new(status, reason, format!("the request was not finished: {error}"))
+    })
+}
+
 async fn not_found(uri: Uri) -> ApiError {
     ApiError::not_found(format!(
         "there is nothing at {}; GET /v1/openapi.json lists what there is",

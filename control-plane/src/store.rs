@@ -94,7 +94,7 @@ pub enum StoreError {
         reason: String,
     },
     /// The database cannot be opened: no permission, or a damaged file.
-    #[error("cannot open {path}: {source}", path = .path.display())]
+    #[error("cannot open {path}", path = .path.display())]
     Open {
         /// The database.
         path: PathBuf,
@@ -102,7 +102,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// SQLite failed: a full disk, a damaged file.
-    #[error("the store failed: {0}")]
+    #[error("the store failed")]
     Sqlite(#[from] rusqlite::Error),
     /// The system gave no random numbers for a new identifier.
     #[error("the system has no random numbers")]

@@ -107,9 +107,11 @@ impl From<rusqlite::Error> for TokenError {
 }
 
 impl TokenRequest {
+    /// Whether such a token can be made at all.
+    ///
     /// # Errors
     /// The first field that is wrong.
-    fn check(&self) -> Result<(), TokenError> {
+    pub(crate) fn check(&self) -> Result<(), TokenError> {
         let invalid = |field, message: String| Err(TokenError::Invalid { field, message });
         if !is_label(&self.namespace) {
             return invalid("namespace", format!("{:?} is not a DNS label", self.namespace));

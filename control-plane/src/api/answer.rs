@@ -133,9 +133,9 @@ pub struct ErrorContent {
 }
 
 impl ApplyAnswer {
-    /// Tells what was applied; with diffs where they are asked for.
-    pub(crate) fn new(applied: &Applied, dry_run: bool, diffs: bool, warnings: Vec<DocumentProblem>) -> Self {
-        let changes = applied.changes.iter().map(|change| ChangeAnswer::new(change, diffs)).collect();
+    /// Tells what was applied; after a dry run with diffs.
+    pub(crate) fn new(applied: &Applied, dry_run: bool, warnings: Vec<DocumentProblem>) -> Self {
+        let changes = applied.changes.iter().map(|change| ChangeAnswer::new(change, dry_run)).collect();
         Self { revision: applied.revision, dry_run, changes, warnings }
     }
 }

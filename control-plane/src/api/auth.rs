@@ -107,12 +107,16 @@ pub(crate) async fn require_admin(
     mut request: Request<Body>,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let file = state.admin_token.path().display();
+    // The file's name and not its place: whoever has no token need not learn where it lies.
     let Some(token) = bearer_token(request.headers()) else {
-        return Err(ApiError::unauthorized(format!("send Authorization: Bearer with the token in {file}")));
+        return Err(ApiError::unauthorized(format!(
+            "send Authorization: Bearer with the token in {ADMIN_TOKEN_FILE} of the control plane's data directory"
+        )));
     };
     if !state.admin_token.is(token) {
-        return Err(ApiError::unauthorized(format!("the token is not the one in {file}")));
+        return Err(ApiError::unauthorized(format!(
+            "the token is not the one in {ADMIN_TOKEN_FILE} of this control plane's data directory"
+        )));
     }
     let actor = actor(request.headers());
     request.extensions_mut().insert(actor);

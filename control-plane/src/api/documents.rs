@@ -10,14 +10,14 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::answer::{ApplyAnswer, RollbackRequest, ValidateAnswer};
 use super::auth::Actor;
 use super::error::ApiError;
 use super::extract::{DocumentText, JsonBody, Parameters, Segments};
+use super::{ApiState, off_runtime};
 use crate::resources::{
-    DEFAULT_NAMESPACE, DocumentProblem, Kind, ParsedDocument, Resource, ResourceKey, Scope, is_label,
-    parse_in,
+    DEFAULT_NAMESPACE, DocumentProblem, Documents, Kind, ParsedDocument, Resource, ResourceKey, Scope,
+    is_label, parse_in,
 };
 use crate::store::{Applied, Change, DryRun, HistoryPage, HistoryQuery, Outcome};
 
@@ -33,7 +33,7 @@ const EVENTS_A_PAGE: usize = 100;
 pub(crate) struct WriteParameters {
     /// Check everything, change nothing, and answer as if it were changed.
     #[serde(default)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 /// The parameters of writes of many documents.
@@ -110,10 +110,10 @@ pub(crate) async fn apply(
     body: DocumentText,
 ) -> Result<Json<ApplyAnswer>, ApiError> {
     let dry_run = if parameters.dry_run { DryRun::Yes } else { DryRun::No };
-    let (changes, warnings) = puts(parse_in(&body.text, body.format, parameters.namespace()?)?.documents);
+    let (changes, warnings) = puts(read(body, parameters.namespace()?).await?);
     let applied = state.store.apply(changes, &actor.0, dry_run).await?;
     log(&applied, &actor, dry_run);
-    Ok(Json(ApplyAnswer::new(&applied, parameters.dry_run, parameters.dry_run, warnings)))
+    answer(applied, parameters.dry_run, warnings).await
 }
 
 /// Shows what an apply of the same body would change.
@@ -126,9 +126,9 @@ pub(crate) async fn diff(
     Parameters(parameters): Parameters<ApplyParameters>,
     body: DocumentText,
 ) -> Result<Json<ApplyAnswer>, ApiError> {
-    let (changes, warnings) = puts(parse_in(&body.text, body.format, parameters.namespace()?)?.documents);
+    let (changes, warnings) = puts(read(body, parameters.namespace()?).await?);
     let applied = state.store.apply(changes, &actor.0, DryRun::Yes).await?;
-    Ok(Json(ApplyAnswer::new(&applied, true, true, warnings)))
+    answer(applied, true, warnings).await
 }
 
 /// Checks documents by themselves, without looking at what is there.
@@ -139,9 +139,9 @@ pub(crate) async fn validate(
     Parameters(parameters): Parameters<ApplyParameters>,
     body: DocumentText,
 ) -> Result<Json<ValidateAnswer>, ApiError> {
-    let parsed = parse_in(&body.text, body.format, parameters.namespace()?)?;
-    let documents = parsed.documents.len();
-    let (_, warnings) = puts(parsed.documents);
+    let parsed = read(body, parameters.namespace()?).await?;
+    let documents = parsed.len();
+    let (_, warnings) = puts(parsed);
     Ok(Json(ValidateAnswer { documents, warnings }))
 }
 
@@ -157,12 +157,8 @@ pub(crate) async fn documents(
         Some(kind) => vec![read_kind(kind)?],
         None => Kind::ALL.to_vec(),
     };
-    let items: Vec<Value> = kinds
-        .into_iter()
-        .flat_map(|kind| documents.of_kind(kind, parameters.namespace.as_deref()))
-        .map(|resource| resource.to_value())
-        .collect();
-    Ok(Json(list_of("v1", "List", documents.revision, items)))
+    let namespace = parameters.namespace;
+    list_of(documents, kinds, namespace, "v1".to_owned(), "List".to_owned()).await
 }
 
 /// Lists the documents of a kind in one namespace.
@@ -174,7 +170,7 @@ pub(crate) async fn list_in_namespace(
     segments: Segments,
 ) -> Result<Json<Value>, ApiError> {
     let kind = kind_in_path(&segments, Scope::Namespaced)?;
-    Ok(Json(list(&state, kind, Some(segments.named("namespace")))))
+    list(&state, kind, Some(segments.named("namespace").to_owned())).await
 }
 
 /// Lists the documents of a kind in all namespaces.
@@ -187,7 +183,7 @@ pub(crate) async fn list_everywhere(
 ) -> Result<Json<Value>, ApiError> {
     let plural = segments.named("kinds");
     let kind = Kind::from_plural(plural).ok_or_else(|| unknown_kind(plural))?;
-    Ok(Json(list(&state, kind, None)))
+    list(&state, kind, None).await
 }
 
 /// Reads one document.
@@ -224,7 +220,7 @@ pub(crate) async fn put(
 ) -> Result<Response, ApiError> {
     let key = key_in_path(&segments)?;
     let namespace = if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace };
-    let mut documents = parse_in(&body.text, body.format, namespace)?.documents;
+    let mut documents = read(body, namespace).await?;
     let Some(parsed) = documents.pop().filter(|_| documents.is_empty()) else {
         return Err(ApiError::bad_request("the body must be one document; POST /v1/apply takes several"));
     };
@@ -259,7 +255,7 @@ pub(crate) async fn delete(
     let dry_run = parameters.dry_run();
     let applied = state.store.apply(vec![change], &actor.0, dry_run).await?;
     log(&applied, &actor, dry_run);
-    Ok(Json(ApplyAnswer::new(&applied, parameters.dry_run, parameters.dry_run, Vec::new())))
+    answer(applied, parameters.dry_run, Vec::new()).await
 }
 
 /// Shows what changed, newest first.
@@ -299,7 +295,22 @@ pub(crate) async fn rollback(
     let dry_run = parameters.dry_run();
     let applied = state.store.rollback(request.revision, &actor.0, dry_run).await?;
     log(&applied, &actor, dry_run);
-    Ok(Json(ApplyAnswer::new(&applied, parameters.dry_run, parameters.dry_run, Vec::new())))
+    answer(applied, parameters.dry_run, Vec::new()).await
+}
+
+async fn read(body: DocumentText, namespace: &str) -> Result<Vec<ParsedDocument>, ApiError> {
+    let namespace = namespace.to_owned();
+    let parsed = off_runtime(move || parse_in(&body.text, body.format, &namespace)).await??;
+    Ok(parsed.documents)
+}
+
+/// What a dry run would change is shown as a diff.
+async fn answer(
+    applied: Applied,
+    dry_run: bool,
+    warnings: Vec<DocumentProblem>,
+) -> Result<Json<ApplyAnswer>, ApiError> {
+    off_runtime(move || Json(ApplyAnswer::new(&applied, dry_run, warnings))).await
 }
 
 fn puts(documents: Vec<ParsedDocument>) -> (Vec<Change>, Vec<DocumentProblem>) {
@@ -318,19 +329,29 @@ fn log(applied: &Applied, actor: &Actor, dry_run: DryRun) {
     }
 }
 
-fn list(state: &ApiState, kind: Kind, namespace: Option<&str>) -> Value {
+async fn list(state: &ApiState, kind: Kind, namespace: Option<String>) -> Result<Json<Value>, ApiError> {
     let documents = state.store.current();
-    let items = documents.of_kind(kind, namespace).iter().map(Resource::to_value).collect();
-    list_of(&kind.api_version(), &format!("{kind}List"), documents.revision, items)
+    list_of(documents, vec![kind], namespace, kind.api_version(), format!("{kind}List")).await
 }
 
-fn list_of(api_version: &str, kind: &str, revision: u64, items: Vec<Value>) -> Value {
-    json!({
-        "apiVersion": api_version,
-        "kind": kind,
-        "metadata": { "resourceVersion": revision.to_string() },
-        "items": items,
+async fn list_of(
+    documents: Arc<Documents>,
+    kinds: Vec<Kind>,
+    namespace: Option<String>,
+    api_version: String,
+    kind: String,
+) -> Result<Json<Value>, ApiError> {
+    off_runtime(move || {
+        let resources = kinds.into_iter().flat_map(|kind| documents.of_kind(kind, namespace.as_deref()));
+        let items: Vec<Value> = resources.map(|resource| resource.to_value()).collect();
+        Json(json!({
+            "apiVersion": api_version,
+            "kind": kind,
+            "metadata": { "resourceVersion": documents.revision.to_string() },
+            "items": items,
+        }))
     })
+    .await
 }
 
 fn document(status: StatusCode, resource: &Resource) -> Response {

@@ -85,9 +85,21 @@ impl From<StoreError> for ApiError {
             StoreError::Stopping => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", error.to_string())
             }
-            error => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", error.to_string()),
+            error => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", with_causes(&error)),
         }
     }
+}
+
+/// An error and what caused it, in one sentence.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 impl From<ApplyError> for ApiError {

@@ -6,10 +6,10 @@ use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
 
-use super::ApiState;
 use super::answer::ListAnswer;
 use super::error::ApiError;
 use super::extract::Parameters;
+use super::{ApiState, off_runtime};
 use crate::mesh::Rotation;
 use crate::resources::Period;
 use crate::status::{CertificateStatus, EdgeStats, ProxyStatus, ServiceStatus};
@@ -31,6 +31,9 @@ pub(crate) struct StatsParameters {
 pub(crate) struct RotateParameters {
     /// `issuer` or `root`.
     what: String,
+    /// Check the request and change nothing.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Lists the proxies, and which policy each of them runs.
@@ -72,13 +75,9 @@ pub(crate) async fn rotate(
     Parameters(parameters): Parameters<RotateParameters>,
 ) -> Result<Json<CertificateStatus>, ApiError> {
     let what: Rotation = parameters.what.parse()?;
-    let mesh = Arc::clone(&state.mesh);
-    match tokio::task::spawn_blocking(move || mesh.rotate(what)).await {
-        Ok(status) => Ok(Json(status?)),
-        Err(error) => Err(ApiError::new(
-            http::StatusCode::SERVICE_UNAVAILABLE,
-            "Unavailable",
-            format!("the rotation was not finished: {error}"),
-        )),
+    if parameters.dry_run {
+        return Ok(Json(state.mesh.certificates()));
     }
+    let mesh = Arc::clone(&state.mesh);
+    Ok(Json(off_runtime(move || mesh.rotate(what)).await??))
 }

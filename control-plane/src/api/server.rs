@@ -20,6 +20,10 @@ use tower::ServiceExt;
 const MOST_CONNECTIONS: usize = 256;
 /// How long the head of a request may take to arrive, on an idle connection too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection takes new requests.
+const CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// How long the last answer of a connection may take to be made and read.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long requests may take to finish once the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after the system refused a connection, as it does when it has no more file descriptors.
@@ -71,13 +75,15 @@ async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationT
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stop.cancelled() => {
+        result = connection.as_mut() => Ok(result),
+        () = async { tokio::select! { () = stop.cancelled() => {}, () = sleep(CONNECTION_AGE) => {} } } => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::time::timeout(LAST_ANSWER_TIMEOUT, connection).await
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "an API connection broke off");
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an API connection broke off"),
+        Err(_) => tracing::debug!("an API connection was closed because its answer was not read"),
     }
 }

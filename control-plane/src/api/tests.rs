@@ -402,6 +402,14 @@ async fn join_tokens_are_made_listed_and_revoked() {
     assert_eq!(api.call(Method::DELETE, &path, "").await.status, StatusCode::NO_CONTENT);
     assert_eq!(api.call(Method::DELETE, &path, "").await.status, StatusCode::NOT_FOUND);
 
+    let dry = api.json(Method::POST, "/v1/tokens?dryRun=true", &wanted).await;
+    assert_eq!(dry.status, StatusCode::NO_CONTENT, "{}", dry.text);
+    assert_eq!(
+        api.call(Method::DELETE, &format!("{path}?dryRun=true"), "").await.status,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(api.get("/v1/tokens").await.body, json!({ "items": [] }));
+
     for (body, field) in [
         (json!({ "namespace": "Shop", "serviceAccount": "a" }), "namespace"),
         (json!({ "namespace": "shop", "serviceAccount": "a", "ttl": "soon" }), "ttl"),
@@ -427,6 +435,8 @@ async fn the_mesh_is_shown() {
         assert!(tokio::time::Instant::now() < deadline, "the service is never shown");
     }
     let before = api.get("/v1/certificates").await.body;
+    let dry = api.call(Method::POST, "/v1/certificates/rotate?what=issuer&dryRun=true", "").await;
+    assert_eq!((dry.status, &dry.body), (StatusCode::OK, &before));
     let rotated = api.call(Method::POST, "/v1/certificates/rotate?what=issuer", "").await;
     assert_eq!(rotated.status, StatusCode::OK, "{}", rotated.text);
     assert_ne!(rotated.body["issuer"]["serial"], before["issuer"]["serial"]);

@@ -12,17 +12,21 @@ use outrigger_certs::JoinToken;
 use super::ApiState;
 use super::answer::{CreateTokenAnswer, CreateTokenRequest, ListAnswer};
 use super::auth::Actor;
+use super::documents::WriteParameters;
 use super::error::ApiError;
-use super::extract::{JsonBody, Segments};
+use super::extract::{JsonBody, Parameters, Segments};
 use crate::resources::Period;
-use crate::token::{DEFAULT_TOKEN_TTL, TokenRequest, TokenStatus};
+use crate::token::{DEFAULT_TOKEN_TTL, TokenError, TokenRequest, TokenStatus};
 
 /// Makes a join token for one identity.
-#[utoipa::path(post, path = "/v1/tokens", operation_id = "createToken", tag = "tokens", request_body = CreateTokenRequest,
-    responses((status = 201, description = "The token, shown this once", body = CreateTokenAnswer)))]
+#[utoipa::path(post, path = "/v1/tokens", operation_id = "createToken", tag = "tokens", params(WriteParameters),
+    request_body = CreateTokenRequest,
+    responses((status = 201, description = "The token, shown this once", body = CreateTokenAnswer),
+        (status = 204, description = "A dry run: the token could be made")))]
 pub(crate) async fn create(
     State(state): State<Arc<ApiState>>,
     Extension(actor): Extension<Actor>,
+    Parameters(parameters): Parameters<WriteParameters>,
     JsonBody(body): JsonBody<CreateTokenRequest>,
 ) -> Result<Response, ApiError> {
     let ttl = match body.ttl.as_deref().map(str::parse::<Period>) {
@@ -30,9 +34,13 @@ pub(crate) async fn create(
         Some(Ok(period)) => period.duration(),
         Some(Err(error)) => return Err(ApiError::invalid_field("ttl", error.to_string())),
     };
+    let request = TokenRequest { namespace: body.namespace, service_account: body.service_account, ttl };
+    if parameters.dry_run {
+        request.check()?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let token =
         JoinToken::generate(state.mesh.root_fingerprint()).map_err(|error| internal(&error.to_string()))?;
-    let request = TokenRequest { namespace: body.namespace, service_account: body.service_account, ttl };
     let made = state.store.create_token(request, token.secret_hash(), &actor.0).await?;
     tracing::info!(
         who = %actor.0, id = %made.id, namespace = %made.namespace, service_account = %made.service_account,
@@ -58,14 +66,24 @@ pub(crate) async fn list(
 }
 
 /// Revokes a join token. Certificates that it was traded for stay good until they expire.
-#[utoipa::path(delete, path = "/v1/tokens/{id}", operation_id = "revokeToken", tag = "tokens", params(("id" = String, Path, description = "The token's id")),
+#[utoipa::path(delete, path = "/v1/tokens/{id}", operation_id = "revokeToken", tag = "tokens", 
+    params(("id" = String, Path, description = "The token's id"), WriteParameters),
     responses((status = 204, description = "It is worthless now")))]
 pub(crate) async fn revoke(
     State(state): State<Arc<ApiState>>,
     Extension(actor): Extension<Actor>,
     segments: Segments,
+    Parameters(parameters): Parameters<WriteParameters>,
 ) -> Result<StatusCode, ApiError> {
     let id = segments.named("id");
+    if parameters.dry_run {
+        let there = state.store.tokens().await?.iter().any(|token| token.id == id);
+        return if there {
+            Ok(StatusCode::NO_CONTENT)
+        } else {
+            Err(TokenError::NotFound(id.to_owned()).into())
+        };
+    }
     state.store.revoke_token(id).await?;
     tracing::info!(who = %actor.0, id, "join token revoked");
     Ok(StatusCode::NO_CONTENT)

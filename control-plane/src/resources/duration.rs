@@ -32,8 +32,9 @@ pub struct Period(Duration);
 
 impl Period {
     /// A period of so many milliseconds; what cannot be printed is cut to the longest that can.
-    pub fn from_millis(millis: u64) -> Self {
-        Self(Duration::from_millis(millis).min(LONGEST))
+    pub const fn from_millis(millis: u64) -> Self {
+        let longest = LONGEST.as_millis() as u64;
+        Self(Duration::from_millis(if millis < longest { millis } else { longest }))
     }
 
     /// The same as a standard duration.

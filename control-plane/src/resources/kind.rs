@@ -46,6 +46,7 @@ fn known() -> String {
 
 /// One row of the table.
 pub(crate) struct Entry {
+    kind: Kind,
     name: &'static str,
     plural: &'static str,
     short: &'static [&'static str],
@@ -62,6 +63,7 @@ pub(crate) struct Entry {
 
 const TABLE: [Entry; 4] = [
     Entry {
+        kind: Kind::Service,
         name: "Service",
         plural: "services",
         short: &["service", "svc"],
@@ -73,6 +75,7 @@ const TABLE: [Entry; 4] = [
         load: load::<Service>,
     },
     Entry {
+        kind: Kind::HttpRoute,
         name: "HTTPRoute",
         plural: "httproutes",
         short: &["httproute"],
@@ -84,6 +87,7 @@ const TABLE: [Entry; 4] = [
         load: load::<HttpRoute>,
     },
     Entry {
+        kind: Kind::ServicePolicy,
         name: "ServicePolicy",
         plural: "servicepolicies",
         short: &["servicepolicy"],
@@ -95,6 +99,7 @@ const TABLE: [Entry; 4] = [
         load: load::<ServicePolicy>,
     },
     Entry {
+        kind: Kind::MeshConfig,
         name: "MeshConfig",
         plural: "meshconfigs",
         short: &["meshconfig"],
@@ -106,6 +111,18 @@ const TABLE: [Entry; 4] = [
         load: load::<MeshConfig>,
     },
 ];
+
+/// Whether table, list and enum agree, so that a kind is the index of its row.
+const fn is_in_order() -> bool {
+    let mut index = 0;
+    while index < TABLE.len() {
+        if TABLE[index].kind as usize != index || Kind::ALL[index] as usize != index {
+            return false;
+        }
+        index += 1;
+    }
+    TABLE.len() == Kind::ALL.len()
+}
 
 fn read<D: Document>(value: Value, problems: &mut Problems) -> Option<Resource> {
     let mut document: D = problems.typed(value)?;
@@ -124,7 +141,7 @@ impl Kind {
     pub const ALL: [Self; 4] = [Self::Service, Self::HttpRoute, Self::ServicePolicy, Self::MeshConfig];
 
     pub(crate) fn entry(self) -> &'static Entry {
-        const { assert!(TABLE.len() == Kind::ALL.len()) };
+        const { assert!(is_in_order()) };
         &TABLE[self as usize]
     }
 

@@ -13,6 +13,9 @@ use super::{DEFAULT_NAMESPACE, Kind, Resource, ResourceKey, locate, schema, tree
 
 /// How many problems of one text are listed.
 const MOST_PROBLEMS: usize = 500;
+/// Finding the line of a field costs a reading of the text that it is in. So many bytes are spent on that; what is
+/// wrong beyond is told by its field alone.
+const LOCATE_BUDGET_BYTES: usize = 32 * 1024 * 1024;
 
 /// How a text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,7 @@ pub fn parse_in(text: &str, format: Format, namespace: &str) -> Result<Parsed, R
         problems: Vec::new(),
         count: 0,
         malformed: false,
+        locate_budget: LOCATE_BUDGET_BYTES,
     };
     match format {
         Format::Json => reader.read_text(text, 0, Format::Json),
@@ -111,7 +115,7 @@ fn whole_text(message: &str) -> DocumentProblem {
     }
 }
 
-/// The documents of a YAML stream that hold more than comments, each with the lines before it. A line that starts
+/// The documents of a YAML stream that hold more than comments and directives, each with the lines before it. A line that starts
 /// with `---` always starts a document (YAML 1.2.2 section 9.1.4), in whatever it stands.
 fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
     let mut starts = vec![(0, 0)];
@@ -132,7 +136,7 @@ fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
 
 fn is_content(line: &str) -> bool {
     let line = line.strip_prefix("---").unwrap_or(line).trim_start_matches('\u{feff}').trim_start();
-    !line.is_empty() && !line.starts_with('#') && line.trim_end() != "..."
+    !line.is_empty() && !line.starts_with(['#', '%']) && line.trim_end() != "..."
 }
 
 /// What was read so far.
@@ -146,6 +150,8 @@ struct Reader<'a> {
     /// Documents met, read or not.
     count: usize,
     malformed: bool,
+    /// Bytes that may still be read to find lines.
+    locate_budget: usize,
 }
 
 /// Where the document being read comes from.
@@ -161,7 +167,11 @@ struct Origin<'a> {
 
 impl Reader<'_> {
     fn read_text(&mut self, text: &str, lines_before: usize, format: Format) {
-        match tree::read(text, format) {
+        let (text, format, read) = match json_in_yaml(text).filter(|_| format == Format::Yaml) {
+            Some((json, value)) => (json, Format::Json, Ok(value)),
+            None => (text, format, tree::read(text, format)),
+        };
+        match read {
             Ok(value) => {
                 let number = self.count + 1;
                 let origin = Origin { text, format, lines_before, inside: FieldPath::root(), number };
@@ -170,11 +180,13 @@ impl Reader<'_> {
             Err(error) => {
                 self.count += 1;
                 self.malformed = true;
-                self.report(DocumentProblem {
-                    document: Some(self.count),
-                    line: error.line.map(|line| lines_before + line),
-                    ..whole_text(&error.message)
-                });
+                if self.problems.len() < MOST_PROBLEMS {
+                    self.problems.push(DocumentProblem {
+                        document: Some(self.count),
+                        line: error.line.map(|line| lines_before + line),
+                        ..whole_text(&error.message)
+                    });
+                }
             }
         }
     }
@@ -189,7 +201,7 @@ impl Reader<'_> {
                     self.count += 1;
                     let path = FieldPath::root().field("items");
                     let problem = Problem { path, message: "must be a list of documents".to_owned() };
-                    return self.report(origin.problem(None, &problem));
+                    return self.report(None, &problem, &origin);
                 }
             },
             Value::Null => return, // an empty document of a stream
@@ -209,35 +221,53 @@ impl Reader<'_> {
         let resource = read_resource(value, self.namespace, &mut problems);
         let (errors, warnings) = problems.finish();
         for error in &errors {
-            self.report(origin.problem(name.clone(), error));
+            self.report(name.clone(), error, origin);
         }
         let Some(resource) = resource.filter(|_| errors.is_empty()) else { return };
         if !self.keys.insert(resource.key()) {
             let message = format!("{} is there a second time", resource.key());
-            return self.report(origin.problem(name, &Problem { path: FieldPath::root(), message }));
+            return self.report(name, &Problem { path: FieldPath::root(), message }, origin);
         }
-        let warnings = warnings.iter().map(|warning| origin.problem(name.clone(), warning)).collect();
+        let warnings = warnings.iter().map(|warning| self.placed(name.clone(), warning, origin)).collect();
         self.documents.push(ParsedDocument { resource, warnings });
     }
 
-    fn report(&mut self, problem: DocumentProblem) {
+    fn report(&mut self, resource: Option<String>, problem: &Problem, origin: &Origin<'_>) {
         if self.problems.len() < MOST_PROBLEMS {
+            let problem = self.placed(resource, problem, origin);
             self.problems.push(problem);
         }
     }
-}
 
-impl Origin<'_> {
-    fn problem(&self, resource: Option<String>, problem: &Problem) -> DocumentProblem {
-        let line = locate::line_of(self.text, self.format, &self.inside.join(&problem.path));
+    /// A problem with its place in the whole text.
+    fn placed(
+        &mut self,
+        resource: Option<String>,
+        problem: &Problem,
+        origin: &Origin<'_>,
+    ) -> DocumentProblem {
+        let mut line = None;
+        if let Some(left) = self.locate_budget.checked_sub(origin.text.len()) {
+            self.locate_budget = left;
+            line = locate::line_of(origin.text, origin.format, &origin.inside.join(&problem.path));
+        }
         DocumentProblem {
-            document: Some(self.number),
-            line: line.map(|line| self.lines_before + line),
+            document: Some(origin.number),
+            line: line.map(|line| origin.lines_before + line),
             resource,
             field: problem.field(),
             message: problem.message.clone(),
         }
     }
+}
+
+/// JSON is YAML but for a few corners, tabs for one; where a document looks like JSON and is, it is read as such.
+fn json_in_yaml(text: &str) -> Option<(&str, Value)> {
+    let json = text.strip_prefix("---").unwrap_or(text);
+    if !json.trim_start().starts_with(['{', '[']) {
+        return None;
+    }
+    Some((json, tree::read(json, Format::Json).ok()?))
 }
 
 /// `List`, or the list of one kind, as `get` prints it.

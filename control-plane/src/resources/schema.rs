@@ -149,7 +149,10 @@ impl Checker<'_> {
         if let Some(least) = schema["minItems"].as_u64()
             && count < least
         {
-            self.problems.error(path, format!("must have at least {least} entries"));
+            self.problems.error(
+                path,
+                format!("must have {least} entr{} or more", if least == 1 { "y" } else { "ies" }),
+            );
         }
         if let Some(most) = schema["maxItems"].as_u64()
             && count > most

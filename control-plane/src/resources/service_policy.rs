@@ -11,6 +11,11 @@ use super::duration::Period;
 use super::problem::{FieldPath, Problems};
 use super::{Document, Kind, Resource};
 
+/// What holds where `minOpen` is not written.
+const DEFAULT_MIN_OPEN: Period = Period::from_millis(1000);
+/// What holds where `maxOpen` is not written.
+const DEFAULT_MAX_OPEN: Period = Period::from_millis(60_000);
+
 /// How others call the services that it names (`outrigger.dev/v1alpha1`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServicePolicy {
@@ -262,10 +267,16 @@ impl CircuitBreaker {
         for (name, period) in [("minOpen", self.min_open), ("maxOpen", self.max_open)] {
             refuse_zero(&path.field(name), period, problems);
         }
-        if let (Some(min), Some(max)) = (self.min_open, self.max_open)
-            && min > max
-        {
-            problems.error(&path.field("minOpen"), format!("must not be longer than maxOpen, {max}"));
+        let (min, max) =
+            (self.min_open.unwrap_or(DEFAULT_MIN_OPEN), self.max_open.unwrap_or(DEFAULT_MAX_OPEN));
+        match (min > max, self.min_open) {
+            (true, Some(_)) => {
+                problems.error(&path.field("minOpen"), format!("must not be longer than maxOpen, {max}"));
+            }
+            (true, None) => {
+                problems.error(&path.field("maxOpen"), format!("must not be shorter than minOpen, {min}"));
+            }
+            (false, _) => {}
         }
     }
 }

@@ -119,6 +119,31 @@ fn lists_and_arrays_are_taken_apart() {
 }
 
 #[test]
+fn json_among_yaml_is_read_as_json() {
+    let json = serde_json::to_string(&accepted(SERVICE).to_value()).unwrap().replace(":", ":\t");
+    let text = format!("%YAML 1.2\n---\n{}---\n{json}\n", SERVICE.replace("web", "db"));
+    assert_eq!(parse(&text, Format::Yaml).unwrap().documents.len(), 2);
+    let rejected = parse(&text.replace("\"port\":\t80", "\n\"port\":\t0"), Format::Yaml).unwrap_err();
+    assert_eq!(rejected.problems[0].line, Some(13), "{rejected}");
+}
+
+#[test]
+fn a_great_many_problems_are_told_without_reading_the_text_again_for_each() {
+    let one = accepted(SERVICE).to_value();
+    let items: Vec<_> = (0..2000)
+        .map(|number| {
+            let mut item = one.clone();
+            item["metadata"]["name"] = format!("s{number}").into();
+            item["spec"]["ports"][0]["port"] = 0.into();
+            item
+        })
+        .collect();
+    let rejected = parse(&json!(items).to_string(), Format::Json).unwrap_err();
+    assert_eq!(rejected.problems.len(), 500);
+    assert!(rejected.problems[0].line.is_some() && rejected.problems[499].line.is_none());
+}
+
+#[test]
 fn the_same_document_twice_is_refused() {
     let text = format!("{SERVICE}---\n{SERVICE}");
     assert_problems(&text, &[": Service shop/web is there a second time"]);
@@ -201,7 +226,7 @@ fn a_policy_is_read_and_its_cross_field_rules_are_kept() {
             "{head}spec: {{targetRefs: [], defaults: {{retry: {{attempts: 0, codes: [200], grpcCodes: [0]}}}}}}"
         ),
         &[
-            "spec.targetRefs: must have at least 1 entries",
+            "spec.targetRefs: must have 1 entry or more",
             "spec.defaults.retry.attempts: 0 is out of range, 1 to 10",
             "spec.defaults.retry.codes[0]: 200 is out of range, 400 to 599",
             "spec.defaults.retry.grpcCodes[0]: 0 is out of range, 1 to 16",

@@ -159,6 +159,43 @@ async fn everything_is_there_again_after_a_restart() {
     assert_eq!(put(&store, "web", 80).await.revision, 4, "revisions go on where they stopped");
 }
 
+/// A killed process leaves the files as they are at that moment. Nothing that was acknowledged may be missing from
+/// them, and whatever the end of the log was torn to, what is left is some whole revision.
+#[tokio::test]
+async fn a_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_torn() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
+    let files = ["store.db", "store.db-wal"];
+    for number in 1..=5 {
+        let pair = ["a", "b"].map(|name| Change::Put(service(name, number))).to_vec();
+        store.apply(pair, "tester", DryRun::No).await.unwrap();
+        let length = std::fs::metadata(fixture.directory.path().join("store.db-wal")).unwrap().len();
+        for torn in [0, 1, 100, 4096, 5000, 20_000] {
+            let killed = Fixture::new();
+            for file in files {
+                std::fs::copy(fixture.directory.path().join(file), killed.directory.path().join(file))
+                    .unwrap();
+            }
+            let wal = killed.directory.path().join("store.db-wal");
+            std::fs::File::options()
+                .write(true)
+                .open(wal)
+                .unwrap()
+                .set_len(length.saturating_sub(torn))
+                .unwrap();
+            let after = killed.open();
+            if torn == 0 {
+                assert_eq!(after.current(), store.current());
+            }
+            assert_eq!(port(&after, "a"), port(&after, "b"), "{torn} bytes torn off");
+            let revision = after.current().revision;
+            assert!(revision <= u64::from(number));
+            let next = put(&after, "c", 1).await;
+            assert_eq!(next.revision, revision + 1, "the store goes on");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_history_pages_from_the_newest_back() {
     let fixture = Fixture::new();
