@@ -192,7 +192,7 @@ async fn an_endpoint_that_hangs_costs_nothing_once_it_is_found_out() {
     let policies = route("hanging", "api", rules)
         + &policy(
             "api",
-            "circuitBreaker: {minOpen: 60s, maxOpen: 60s}\nretryBudget: {percent: 100, minPerSecond: 1000}",
+            "loadBalancer: {type: RoundRobin}\ncircuitBreaker: {minOpen: 60s, maxOpen: 60s}\nretryBudget: {percent: 100, minPerSecond: 1000}",
         );
     let mut mesh = Mesh::builder()
         .service("api", always(200))

@@ -128,7 +128,7 @@ async fn nothing_of_a_request_can_be_read_on_the_wire() {
 #[tokio::test]
 async fn a_caller_without_certificate_is_refused() {
     let mesh = mesh().await;
-    assert_refused(&mesh, None, "tls-handshake").await;
+    assert_refused(&mesh, None, "tls-identity").await;
 }
 
 #[tokio::test]

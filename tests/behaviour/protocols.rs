@@ -117,7 +117,7 @@ async fn an_answer_streams_while_the_request_still_does() {
 }
 
 #[tokio::test]
-async fn expect_100_continue_is_answered_by_the_application() {
+async fn expect_100_continue_is_answered_before_the_body() {
     let mesh = echoing().await;
     let mut stream = TcpStream::connect(mesh.client("web").proxy()).await.unwrap();
     let head = "PUT / HTTP/1.1\r\nHost: api\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
@@ -143,7 +143,11 @@ async fn an_application_may_refuse_before_the_body_is_sent() {
     let mut stream = TcpStream::connect(mesh.client("web").proxy()).await.unwrap();
     let head = "PUT / HTTP/1.1\r\nHost: api\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    let answer = read_head(&mut stream).await.unwrap();
+    let mut answer = read_head(&mut stream).await.unwrap();
+    if answer.starts_with("HTTP/1.1 100") {
+        // A proxy between may ask for the body before the application has looked at the head.
+        answer = read_head(&mut stream).await.unwrap();
+    }
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
 }
 
@@ -160,6 +164,12 @@ async fn head_has_the_length_and_no_body() {
             );
         }
         assert_eq!(web.get("http://api/").await.text(), "five!");
+        let own = web.answer(request("HEAD", "http://nobody/", &[], empty())).await;
+        assert_eq!(
+            (own.status.as_u16(), own.body.len()),
+            (404, 0),
+            "the proxy's own answer has no body either"
+        );
         assert_eq!(web.connections(), 1, "a HEAD leaves the connection usable");
     }
 }
@@ -191,8 +201,11 @@ async fn no_content_and_not_modified_have_no_body_and_keep_the_connection() {
 async fn trailers_pass_both_ways() {
     let mesh = echoing().await;
     for web in [mesh.client("web"), mesh.client("web").http2()] {
-        let trailers = headers(&[("x-checksum", "abc")]);
-        let body = full("words").with_trailers(std::future::ready(Some(Ok(trailers)))).boxed();
+        // Of unknown length, since HTTP/1 has trailers only after chunks.
+        let (sender, body) = channel(2);
+        sender.send(Ok(Frame::data(Bytes::from_static(b"words")))).await.unwrap();
+        sender.send(Ok(Frame::trailers(headers(&[("x-checksum", "abc")])))).await.unwrap();
+        drop(sender);
         let sent = [("te", "trailers"), ("trailer", "x-checksum")];
         let answer = web.answer(request("POST", "http://api/", &sent, body)).await;
         assert_eq!(answer.text(), "words");
@@ -368,8 +381,11 @@ async fn an_answer_that_breaks_off_is_seen_to_break_off() {
     });
     let mesh = Mesh::builder().service("api", app).client("web").start().await;
     for web in [mesh.client("web"), mesh.client("web").http2()] {
-        let answer = web.send(request("GET", "http://api/", &[], empty())).await;
-        assert!(answer.is_err(), "half an answer passed for a whole one: {answer:?}");
+        // Where the end overtakes the head, the proxy may still say so in an answer of its own.
+        match web.send(request("GET", "http://api/", &[], empty())).await {
+            Err(_) => {}
+            Ok(answer) => assert_eq!(answer.status, 502, "half an answer passed for a whole one: {answer:?}"),
+        }
     }
 }
 
@@ -377,21 +393,25 @@ async fn an_answer_that_breaks_off_is_seen_to_break_off() {
 async fn a_caller_that_goes_away_ends_its_request_at_the_application() {
     let app = answering(|_| async { Reply::hang() });
     let mesh = Mesh::builder().service("api", app).client("web").start().await;
-    let record = Arc::clone(mesh.instance("api", 0).record());
-    let web = mesh.client("web");
-    let asking = tokio::spawn(async move { web.get("http://api/").await });
-    eventually("the request arrives", || async {
-        if record.seen().len() == 1 { Ok(()) } else { Err("not there") }
-    })
-    .await;
-    asking.abort();
-    eventually("the connection to the application ends", || async {
-        match record.open() {
-            0 => Ok(()),
-            n => Err(format!("{n} open")),
+    for client in [mesh.client("web"), mesh.client("web").http2()] {
+        let before = mesh.attempts("api");
+        let asking = tokio::spawn(async move { client.get("http://api/").await });
+        eventually("the request arrives", || async {
+            if mesh.attempts("api") == before + 1 { Ok(()) } else { Err("not there") }
+        })
+        .await;
+        asking.abort();
+        for service in ["web", "api"] {
+            eventually("nothing is under way", || async {
+                let metrics = mesh.metrics(service).await;
+                match metrics.sum("outrigger_requests_active", &[]) {
+                    0.0 => Ok(()),
+                    n => Err(format!("{n} under way at {service}'s proxy")),
+                }
+            })
+            .await;
         }
-    })
-    .await;
+    }
 }
 
 #[tokio::test]

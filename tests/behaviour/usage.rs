@@ -1,8 +1,8 @@
 //! What is wrong on a command line, in a file, a document or a token is said: what, where, and what to do.
 
-use outrigger_tests::Mesh;
 use outrigger_tests::app::http::echo;
-use outrigger_tests::process::{Ended, run};
+use outrigger_tests::process::{Ended, Process, run};
+use outrigger_tests::{Mesh, eventually};
 
 use crate::documents::{mesh_config, policy, route};
 
@@ -69,18 +69,23 @@ async fn a_wrong_file_of_the_proxy_is_named_with_the_field() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_none_is_said_and_not_tried() {
+async fn a_token_that_is_none_is_said_with_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token");
     std::fs::write(&path, "this is no token").unwrap();
     let file = path.to_str().unwrap();
-    let args = ["--bare", "--namespace", "shop", "--service-account", "web", "--join-token-file", file];
+    let args = ["--namespace", "shop", "--service-account", "web", "--join-token-file", file];
     let any = ["--outbound", "127.0.0.1:0", "--inbound", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let all: Vec<_> = args.into_iter().chain(any).collect();
-    let ended = proxy(&all).await;
-    assert_ne!(ended.code(), 0);
-    assert!(ended.stderr.contains("token"), "{ended:?}");
-    assert!(!ended.stderr.contains("this is no token"), "what might be a secret is not repeated: {ended:?}");
+    let all: Vec<_> = all.into_iter().map(str::to_owned).collect();
+    // It goes on trying: the file may be put right while it runs.
+    let proxy = Process::start("outrigger-proxy", &all, &[]);
+    eventually("it says which file and what to do", || async {
+        let said = proxy.said();
+        if said.contains(file) && said.contains("outrigger token create") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    assert!(!proxy.said().contains("this is no token"), "what might be a secret is not repeated");
 }
 
 #[tokio::test]
@@ -88,11 +93,10 @@ async fn wrong_usage_of_the_command_exits_with_2() {
     for args in [
         &["no-such-command"][..],
         &["apply"],
-        &["apply", "-f", "/nonexistent/policy.yaml"],
         &["token", "create"],
         &["token", "create", "--namespace", "shop", "--service-account", "Not Valid"],
         &["token", "create", "--namespace", "shop", "--service-account", "web", "--ttl", "soon"],
-        &["control-plane"],
+        &["control-plane", "--api-listen", "nowhere"],
         &["get", "no-such-kind"],
         &["demo", "--duration", "long"],
     ] {
@@ -100,6 +104,12 @@ async fn wrong_usage_of_the_command_exits_with_2() {
         assert_eq!(ended.code(), 2, "{args:?}: {ended:?}");
         assert!(!ended.stderr.is_empty() && !ended.stderr.contains("panicked"), "{args:?}: {ended:?}");
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    let ended = run("outrigger", &["apply", "-f", "/nonexistent/policy.yaml"], &[]).await;
+    assert_refused(&ended, 1, &["/nonexistent/policy.yaml"]);
 }
 
 #[tokio::test]
@@ -195,7 +205,8 @@ async fn the_api_says_what_it_has_not_got() {
         ("PATCH", "/v1/proxies", 405),
         ("POST", "/v1/tokens", 400),
     ] {
-        let answer = mesh.api(method, path, "").await;
+        let body = if method == "POST" { "{}" } else { "" };
+        let answer = mesh.api(method, path, body).await;
         let status_of = answer.status.as_u16();
         assert!(status_of == status || (status == 400 && status_of == 422), "{method} {path}: {answer:?}");
         let body: serde_json::Value = serde_json::from_slice(&answer.body).expect("errors are JSON");

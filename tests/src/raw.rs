@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -17,14 +17,13 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::wait::PATIENCE;
 
-/// Writes the bytes on a new connection, ends the writing side, and returns all that comes back.
+/// Writes the bytes on a new connection, and returns all that comes back until the proxy closes it.
 ///
 /// What the proxy has read before it closes may be less than what was written: a reset then is an end, too.
 pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("the proxy listens");
     // A proxy that refuses early may close under the write.
     let _ = stream.write_all(bytes).await;
-    let _ = stream.shutdown().await;
     String::from_utf8_lossy(&read_to_end(&mut stream).await).into_owned()
 }
 
@@ -70,7 +69,9 @@ pub async fn tls(
     credentials: Option<Credentials>,
     alpn: &[&[u8]],
 ) -> io::Result<TlsStream<TcpStream>> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    // The post-quantum group first, as the mesh's own proxies offer it.
+    let groups = vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519];
+    let provider = Arc::new(CryptoProvider { kx_groups: groups, ..aws_lc_rs::default_provider() });
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider speaks TLS 1.3")
@@ -90,7 +91,7 @@ pub async fn tls(
 
 /// Tests that look at what a server presents do the verifying themselves.
 #[derive(Debug)]
-struct TrustAnyone(Arc<rustls::crypto::CryptoProvider>);
+struct TrustAnyone(Arc<CryptoProvider>);
 
 impl ServerCertVerifier for TrustAnyone {
     fn verify_server_cert(

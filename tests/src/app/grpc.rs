@@ -77,9 +77,11 @@ impl Talk for Talker {
         }
         words.count = number as u32;
         let mut response = Response::new(words);
-        // What the caller sent comes back as `seen-NAME`.
+        // What the caller sent comes back as `seen-NAME`, a binary value as it is on the wire.
         for (name, value) in metadata.into_headers().iter() {
-            let name = tonic::metadata::AsciiMetadataKey::from_bytes(format!("seen-{name}").as_bytes());
+            let name = tonic::metadata::AsciiMetadataKey::from_bytes(
+                format!("seen-{name}").replace("-bin", "-raw").as_bytes(),
+            );
             let value = tonic::metadata::MetadataValue::try_from(value.as_bytes());
             if let (Ok(name), Ok(value)) = (name, value) {
                 response.metadata_mut().insert(name, value);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body::Frame;
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::{Body as _, Frame};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
@@ -134,10 +134,16 @@ where
 /// 200, with the request's body as the body, `x-method`, `x-path`, and the request's trailers as trailers.
 pub fn echo() -> App {
     answering(|seen| async move {
-        let body = full(seen.body.clone());
         let body = match seen.trailers.clone() {
-            Some(trailers) => BodyExt::boxed(body.with_trailers(std::future::ready(Some(Ok(trailers))))),
-            None => body,
+            // Of unknown length, since HTTP/1 has trailers only after chunks.
+            Some(trailers) => {
+                let (sender, body) = channel(2);
+                for frame in [Frame::data(seen.body.clone()), Frame::trailers(trailers)] {
+                    sender.try_send(Ok(frame)).expect("there is room for both");
+                }
+                body
+            }
+            None => full(seen.body.clone()),
         };
         let mut response = Response::new(body);
         let headers = response.headers_mut();
@@ -265,14 +271,15 @@ async fn serve(accepted: Accepted, handler: Arc<dyn Fn(Request<Incoming>, Call) 
     let http2 = speaks_http2(&stream).await;
     let service = {
         let reset = Arc::clone(&reset);
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
+            let head = request.method() == Method::HEAD;
             let call = Call {
                 number: record.begin(),
                 record: Arc::clone(&record),
                 at: Instant::now(),
                 reset: Arc::clone(&reset),
             };
-            handler(request, call)
+            handler(request, call).map(move |answer| answer.map(|a| if head { without_body(a) } else { a }))
         })
     };
     let io = TokioIo::new(stream);
@@ -293,6 +300,15 @@ async fn serve(accepted: Accepted, handler: Arc<dyn Fn(Request<Incoming>, Call) 
             .await;
     }
     drop(reset);
+}
+
+/// What an answer to HEAD has: all but the body (RFC 9110 §9.3.2). Over HTTP/2 hyper leaves that to the application.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(head, empty())
 }
 
 /// Whether the connection opens with HTTP/2's preface (RFC 9113 §3.4).
