@@ -164,7 +164,7 @@ async fn a_writer_that_fails_or_hangs_costs_lines_and_never_waits() {
     let (log, _end) = AccessLog::to_writer(true, shelf.clone()).unwrap();
     let worker = log.worker();
     let held = shelf.text.lock().unwrap();
-    let line = 500;
+    let line = 400;
     for _ in 0..(QUEUE + 4) * FULL_BYTES / line {
         worker.record(&exchange(), false);
     }

@@ -314,7 +314,7 @@ async fn a_collector_that_hangs_fills_the_queue_and_holds_up_nobody() {
     assert!(running.spans.counts().dropped >= QUEUE as u64, "{:?}", running.spans.counts());
     let began = Instant::now();
     running.stop().await;
-    assert!(began.elapsed() < FLUSH_TIME + Duration::from_secs(3), "the end is bounded");
+    assert!(began.elapsed() < FLUSH_TIME + Duration::from_secs(10), "the end is bounded");
     serving.abort();
 }
 
