@@ -36,6 +36,9 @@ pub(crate) struct ModelChange {
 impl Model {
     /// Takes the place of the revision before.
     pub(crate) fn replace(&mut self, documents: Arc<Documents>) -> ModelChange {
+        if Arc::ptr_eq(&self.documents, &documents) {
+            return ModelChange::default();
+        }
         let old = std::mem::replace(&mut self.documents, documents.clone());
         let mut change =
             ModelChange { mesh: old.mesh_config != documents.mesh_config, ..ModelChange::default() };

@@ -32,8 +32,8 @@ use crate::push::Push;
 
 /// Connections at most, handshakes included.
 const MAX_CONNECTIONS: usize = 32_768;
-/// Handshakes at a time: what strangers can make this process compute.
-const MAX_HANDSHAKES: usize = 256;
+/// Handshakes at a time. Many, because one that waits for a silent stranger costs little and holds up nobody.
+const MAX_HANDSHAKES: usize = 4_096;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The life of a connection without a client certificate.
 const STRANGER_LIFE: Duration = Duration::from_secs(30);

@@ -5,6 +5,9 @@
 //! nothing; it is not synced at each commit, because a killed process loses nothing that the kernel has, and a
 //! machine that lost its power has more proxies to hear of again than one.
 
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -33,8 +36,17 @@ pub enum JournalError {
         #[source]
         source: rusqlite::Error,
     },
+    /// The file cannot be made or written to.
+    #[error("registrations cannot be kept in {path}", path = .path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// A batch was not written.
-    #[error("registrations in {path} cannot be written: is the disk full?")]
+    #[error("registrations in {path} cannot be written: is the disk full?", path = .path.display())]
     Write {
         /// Which file.
         path: PathBuf,
@@ -51,6 +63,9 @@ impl Journal {
     /// The file is not ours to read or write, or is damaged.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<(ProxyId, Registration)>), JournalError> {
         let error = |source| JournalError::Open { path: path.to_owned(), source };
+        // SQLite gives its other files the mode of this one.
+        let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        made.map_err(|source| JournalError::File { path: path.to_owned(), source })?;
         let connection = Connection::open(path).map_err(error)?;
         connection
             .execute_batch(
@@ -109,6 +124,7 @@ fn read(connection: &Connection) -> Result<Vec<(ProxyId, Registration)>, rusqlit
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
 
     fn registration(port: u16) -> Registration {
         Registration {
@@ -131,6 +147,8 @@ mod tests {
         let path = dir.path().join("registrations.db");
         let (journal, before) = Journal::open(&path).unwrap();
         assert_eq!(before, []);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "nobody else reads it");
         journal.write([(&id("a"), &Some(registration(1))), (&id("b"), &Some(registration(2)))]).unwrap();
         journal.write([(&id("a"), &None), (&id("b"), &Some(registration(3)))]).unwrap();
         drop(journal);

@@ -109,3 +109,70 @@ fn key(world: World<'_>, service: &ServiceName, client_namespace: &str) -> Key {
 fn compile_for(world: World<'_>, (service, client_namespace): &Key) -> Option<Compiled> {
     compile(world, service, client_namespace.as_deref().unwrap_or(service.namespace()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::tests::documents;
+    use crate::model::Model;
+
+    const DOCUMENTS: &str = "
+kind: Service
+metadata: {name: a, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+kind: Service
+metadata: {name: b, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: a}], rules: [{backendRefs: [{name: later, port: 80}]}]}
+";
+
+    fn name(text: &str) -> ServiceName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_change_compiles_what_depends_on_it_and_nothing_else() {
+        let (mut model, mut cache, registered) = (Model::default(), Cache::default(), HashMap::new());
+        model.replace(Arc::new(documents(DOCUMENTS)));
+        let world = World { model: &model, registered: &registered };
+        let [a, b] = ["a.shop", "b.shop"].map(|service| cache.get(world, &name(service), "shop").unwrap());
+
+        let later = format!(
+            "{DOCUMENTS}---\nkind: Service\nmetadata: {{name: later, namespace: shop}}\nspec: {{ports: [{{port: 80}}]}}\n"
+        );
+        let change = model.replace(Arc::new(documents(&later)));
+        let world = World { model: &model, registered: &registered };
+        assert_eq!(
+            cache.refresh(world, &change.services),
+            BTreeSet::from([name("a.shop")]),
+            "its backend is there now"
+        );
+        assert!(!Arc::ptr_eq(&a, &cache.get(world, &name("a.shop"), "shop").unwrap()));
+        assert!(Arc::ptr_eq(&b, &cache.get(world, &name("b.shop"), "shop").unwrap()));
+
+        assert_eq!(cache.refresh_all(world), BTreeSet::new(), "compiled again, and the same");
+        assert!(Arc::ptr_eq(&b, &cache.get(world, &name("b.shop"), "shop").unwrap()));
+    }
+
+    #[test]
+    fn namespaces_without_routes_of_their_own_share_one_result() {
+        let consumer = "---
+kind: HTTPRoute
+metadata: {name: mine, namespace: other}
+spec: {parentRefs: [{group: '', kind: Service, name: b, namespace: shop}], rules: [{}]}
+";
+        let (mut model, mut cache, registered) = (Model::default(), Cache::default(), HashMap::new());
+        model.replace(Arc::new(documents(&format!("{DOCUMENTS}{consumer}"))));
+        let world = World { model: &model, registered: &registered };
+        let [shop, web, other] =
+            ["shop", "web", "other"].map(|client| cache.get(world, &name("b.shop"), client).unwrap());
+        assert!(Arc::ptr_eq(&shop, &web));
+        assert!(!shop.message.ports[0].routed && other.message.ports[0].routed);
+        cache.forget(&name("b.shop"));
+        assert!(cache.compiled.is_empty() && cache.dependents.is_empty(), "{cache:?}");
+    }
+}

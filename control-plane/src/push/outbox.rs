@@ -254,7 +254,8 @@ impl Outbox {
     pub(crate) fn refuse(&mut self, nonce: u64) -> Option<Subject> {
         let index = self.unacknowledged.iter().position(|one| one.nonce == nonce)?;
         let subject = self.unacknowledged.remove(index)?.subject;
-        if self.refused.len() < WINDOW {
+        // What is not there cannot be run in an older version either.
+        if !matches!(subject, Subject::NotFound(_)) {
             self.refused.insert(subject.clone());
         }
         Some(subject)
