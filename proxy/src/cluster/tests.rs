@@ -151,7 +151,7 @@ fn an_endpoint_that_fails_fast_attracts_no_traffic_however_many_requests_wait_el
     bench.send(100, |_| (GOOD, ms(20)));
     let mut waiting = Vec::new();
     let mut failed = 0;
-    while waiting.len() < 100 {
+    while waiting.len() < 100 && failed <= 10 {
         let pick = bench.pick().unwrap();
         if &*pick.endpoint.id == "broken" {
             bench.finish(pick, BAD, ms(0));
