@@ -39,9 +39,10 @@ enum State {
     HalfOpen { since: Instant },
 }
 
-/// Leave to send one request, to be given back with [`Breaker::record`] or [`Breaker::abandon`].
+/// Leave to send one request, to be given back with [`Breaker::succeeded`], [`Breaker::failed`] or
+/// [`Breaker::abandon`].
 #[derive(Debug)]
-#[must_use = "a permit is given back with `record` or `abandon`"]
+#[must_use = "a permit is given back with `succeeded`, `failed` or `abandon`"]
 pub struct Permit {
     generation: u64,
     probe: bool,

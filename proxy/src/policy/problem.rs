@@ -14,7 +14,7 @@ pub struct Problem {
 /// Why a message cannot be used: everything that is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct PolicyError {
-    /// Never empty; at most [`Problems::MOST`].
+    /// Never empty; as many as are worth reading.
     pub problems: Vec<Problem>,
 }
 
