@@ -71,6 +71,8 @@ pub(crate) enum Command {
     /// Completions for a shell.
     Completions(commands::completions::CompletionsArgs),
     #[command(hide = true)]
+    BecomeProgram(commands::run::BecomeArgs),
+    #[command(hide = true)]
     DemoApp(demo::app::AppArgs),
     #[command(hide = true)]
     DemoClient(demo::load::LoadArgs),

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use crate::output;
 
 /// Why a command stopped.
+#[derive(Debug)]
 pub(crate) enum Stop {
     /// The command line cannot be meant. Exit status 2.
     Usage(String),

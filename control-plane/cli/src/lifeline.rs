@@ -8,12 +8,12 @@ use rustix::process::{Pid, Signal, WaitOptions, getppid, set_parent_process_deat
 
 use crate::failure::Stop;
 
-/// Ties the life of this process to that of the parent with this process id.
+/// Ties the life of this process to that of the parent with this process id: it gets the signal when that dies.
 ///
 /// # Errors
 /// The parent is gone already, or the kernel refuses.
-pub(crate) fn follow_parent(parent: i32) -> Result<(), Stop> {
-    set_parent_process_death_signal(Some(Signal::KILL))
+pub(crate) fn follow_parent(parent: i32, signal: Signal) -> Result<(), Stop> {
+    set_parent_process_death_signal(Some(signal))
         .map_err(|error| Stop::failed(format!("cannot ask to end with the parent process: {error}")))?;
     if getppid().map(Pid::as_raw_nonzero).is_some_and(|pid| pid.get() == parent) {
         Ok(())

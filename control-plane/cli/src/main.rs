@@ -23,9 +23,10 @@ mod table;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::Signal;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    let tied = cli.end_with_parent.map_or(Ok(()), lifeline::follow_parent);
+    let tied = cli.end_with_parent.map_or(Ok(()), |parent| lifeline::follow_parent(parent, Signal::KILL));
     tied.and_then(|()| commands::run(cli.command)).map_or_else(failure::Stop::report, |()| ExitCode::SUCCESS)
 }

@@ -33,6 +33,7 @@ pub(crate) fn run(command: Command) -> Result<(), Stop> {
         Command::ControlPlane(args) => control_plane::run(args),
         Command::Proxy(args) => proxy(*args),
         Command::Run(args) => run::run(*args),
+        Command::BecomeProgram(args) => run::become_program(&args),
         Command::Apply(args) => block_on(apply::run(args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Delete(args) => block_on(delete::run(args)),

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use super::token;
 use crate::client::{Api, ApiArgs};
 use crate::failure::Stop;
+use crate::lifeline;
 use crate::log::{self, LogFormat};
 use crate::output;
 
@@ -144,22 +145,48 @@ async fn run_beside(running: &Running, command: &[OsString], signals: &mut Signa
     }
 }
 
+/// Starts the program, by way of [`become_program`].
 fn start(command: &[OsString], outbound: SocketAddr) -> Result<Child, Stop> {
-    let Some((program, arguments)) = command.split_first() else {
+    let mut program = Command::new(std::env::current_exe()?);
+    program.args(["become-program", "--parent"]).arg(std::process::id().to_string()).arg("--").args(command);
+    lead_through(&mut program, outbound);
+    Ok(program.kill_on_drop(true).spawn()?)
+}
+
+/// Tells a program, in the way that most know, to call through the sidecar.
+fn lead_through(program: &mut Command, outbound: SocketAddr) {
+    let through = format!("http://{outbound}");
+    program.envs([("HTTP_PROXY", &through), ("http_proxy", &through)]);
+    program.envs([("NO_PROXY", NO_PROXY), ("no_proxy", NO_PROXY)]);
+}
+
+/// Arguments of the hidden command between `run` and its program.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct BecomeArgs {
+    /// The process that it is to end with.
+    #[arg(long)]
+    parent: i32,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Replaces this process by the program.
+///
+/// Before that it asks to be told to end when its parent dies, which the program inherits: one whose sidecar was
+/// killed would go on with nobody to watch it, and hold the port that the next one needs.
+///
+/// # Errors
+/// The program cannot be run; otherwise this does not return.
+pub(crate) fn become_program(args: &BecomeArgs) -> Result<(), Stop> {
+    let Some((program, arguments)) = args.command.split_first() else {
         return Err(Stop::Usage("there is no program to run; name one after --".to_owned()));
     };
-    let through = format!("http://{outbound}");
-    let started = Command::new(program)
-        .args(arguments)
-        .envs([("HTTP_PROXY", &through), ("http_proxy", &through)])
-        .envs([("NO_PROXY", NO_PROXY), ("no_proxy", NO_PROXY)])
-        .kill_on_drop(true)
-        .spawn();
-    started.map_err(|error| {
-        let found = error.kind() != std::io::ErrorKind::NotFound;
-        output::error(&format!("cannot run {}: {error}", program.display()));
-        Stop::Status(if found { CANNOT_RUN } else { NOT_FOUND })
-    })
+    lifeline::follow_parent(args.parent, Signal::TERM)?;
+    let error = std::process::Command::new(program).args(arguments).exec();
+    output::error(&format!("cannot run {}: {error}", program.display()));
+    let found = error.kind() != std::io::ErrorKind::NotFound;
+    Err(Stop::Status(if found { CANNOT_RUN } else { NOT_FOUND }))
 }
 
 /// The status as a shell reports it.
@@ -232,19 +259,23 @@ mod tests {
 
     #[tokio::test]
     async fn the_program_is_told_the_sidecar_and_its_status_comes_back() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 4740));
         let script = "test \"$http_proxy\" = http://127.0.0.1:4740 && test \"$HTTP_PROXY\" = \"$http_proxy\" \
                       && test \"$NO_PROXY\" = localhost,127.0.0.1 && exit 7";
-        let mut child = start(&["sh".into(), "-c".into(), script.into()], address).ok().unwrap();
-        assert_eq!(status_of(child.wait().await.unwrap()), 7);
+        let mut program = Command::new("sh");
+        program.args(["-c", script]);
+        lead_through(&mut program, SocketAddr::from(([127, 0, 0, 1], 4740)));
+        assert_eq!(status_of(program.status().await.unwrap()), 7);
     }
 
-    #[tokio::test]
-    async fn a_program_that_is_not_there_is_127() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let stop = start(&["/nowhere/program".into()], address).err().unwrap();
-        assert!(matches!(stop, Stop::Status(NOT_FOUND)));
-        let stop = start(&["/".into()], address).err().unwrap();
-        assert!(matches!(stop, Stop::Status(CANNOT_RUN)));
+    #[test]
+    fn a_program_that_is_not_there_is_127_and_one_that_is_none_126() {
+        let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get();
+        let stop = |command: &str| {
+            // On a thread of its own, which keeps what it asks of the kernel to itself.
+            let args = BecomeArgs { parent, command: vec![command.into()] };
+            std::thread::spawn(move || become_program(&args).unwrap_err()).join().unwrap()
+        };
+        assert!(matches!(stop("/nowhere/program"), Stop::Status(NOT_FOUND)));
+        assert!(matches!(stop("/"), Stop::Status(CANNOT_RUN)));
     }
 }

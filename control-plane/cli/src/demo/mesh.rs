@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Method;
-use outrigger_control_plane::status::ProxyStatus;
+use outrigger_control_plane::status::{ProxyStatus, ServiceStatus};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -168,10 +168,7 @@ impl DemoMesh {
     /// # Errors
     /// None does within twenty seconds; how the last one ended is in the error.
     pub(crate) async fn wait_until_serving(&self) -> Result<(), DemoError> {
-        self.wait_for("every application to be healthy", |proxies| {
-            proxies.iter().filter(|proxy| proxy.healthy == Some(true)).count() >= ROLES.len()
-        })
-        .await?;
+        self.wait_for_endpoints().await?;
         let way = Api::of(self.entrance()?, "web.shop");
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
@@ -182,6 +179,25 @@ impl DemoMesh {
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await, // polls, with a deadline
             }
+        }
+    }
+
+    /// Waits until the control plane tells callers of every instance.
+    async fn wait_for_endpoints(&self) -> Result<(), DemoError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let services: Vec<ServiceStatus> = self.api.list("/v1/services").await?;
+            let endpoints = services.iter().flat_map(|service| &service.endpoints);
+            let ready = endpoints.filter(|endpoint| endpoint.healthy).count();
+            if ready >= ROLES.len() {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                let (all, seconds) = (ROLES.len(), PATIENCE.as_secs());
+                let text = format!("only {ready} of {all} instances are healthy after {seconds} s");
+                return Err(DemoError::Unexpected(text));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await; // polls a condition that has a deadline
         }
     }
 
