@@ -70,7 +70,11 @@ impl Flight {
         let exchange = self.exchange();
         exchange.failure = Some(failure);
         let id = exchange.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let response = answer::refuse(failure, exchange.side, grpc, id);
+        let mut response = answer::refuse(failure, exchange.side, grpc, id);
+        if exchange.method == Method::HEAD {
+            // RFC 9110 section 9.3.2. HTTP/1 would leave the body out by itself; over HTTP/2 it is an error.
+            *response.body_mut() = Body::Empty;
+        }
         exchange.status = response.status().as_u16();
         if grpc {
             exchange.grpc_status = Some(failure.facts().grpc);
