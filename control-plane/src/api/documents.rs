@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::answer::{ApplyAnswer, RollbackRequest, ValidateAnswer};
 use super::auth::Actor;
 use super::error::ApiError;
-use super::extract::{DocumentText, JsonBody, Parameters, Segments};
+use super::extract::{DocumentText, JsonBody, NoParameters, Parameters, Segments};
 use super::{ApiState, off_runtime};
 use crate::resources::{
     DEFAULT_NAMESPACE, DocumentProblem, Documents, Kind, ParsedDocument, Resource, ResourceKey, Scope,
@@ -108,7 +108,7 @@ pub(crate) async fn apply(
     Extension(actor): Extension<Actor>,
     Parameters(parameters): Parameters<ApplyParameters>,
     body: DocumentText,
-) -> Result<Json<ApplyAnswer>, ApiError> {
+) -> Result<Response, ApiError> {
     let dry_run = if parameters.dry_run { DryRun::Yes } else { DryRun::No };
     let (changes, warnings) = puts(read(body, parameters.namespace()?).await?);
     let applied = state.store.apply(changes, &actor.0, dry_run).await?;
@@ -125,7 +125,7 @@ pub(crate) async fn diff(
     Extension(actor): Extension<Actor>,
     Parameters(parameters): Parameters<ApplyParameters>,
     body: DocumentText,
-) -> Result<Json<ApplyAnswer>, ApiError> {
+) -> Result<Response, ApiError> {
     let (changes, warnings) = puts(read(body, parameters.namespace()?).await?);
     let applied = state.store.apply(changes, &actor.0, DryRun::Yes).await?;
     answer(applied, true, warnings).await
@@ -151,7 +151,7 @@ pub(crate) async fn validate(
 pub(crate) async fn documents(
     State(state): State<Arc<ApiState>>,
     Parameters(parameters): Parameters<DocumentsParameters>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let documents = state.store.current();
     let kinds = match &parameters.kind {
         Some(kind) => vec![read_kind(kind)?],
@@ -168,7 +168,8 @@ pub(crate) async fn documents(
 pub(crate) async fn list_in_namespace(
     State(state): State<Arc<ApiState>>,
     segments: Segments,
-) -> Result<Json<Value>, ApiError> {
+    _: Parameters<NoParameters>,
+) -> Result<Response, ApiError> {
     let kind = kind_in_path(&segments, Scope::Namespaced)?;
     list(&state, kind, Some(segments.named("namespace").to_owned())).await
 }
@@ -180,7 +181,8 @@ pub(crate) async fn list_in_namespace(
 pub(crate) async fn list_everywhere(
     State(state): State<Arc<ApiState>>,
     segments: Segments,
-) -> Result<Json<Value>, ApiError> {
+    _: Parameters<NoParameters>,
+) -> Result<Response, ApiError> {
     let plural = segments.named("kinds");
     let kind = Kind::from_plural(plural).ok_or_else(|| unknown_kind(plural))?;
     list(&state, kind, None).await
@@ -250,7 +252,7 @@ pub(crate) async fn delete(
     segments: Segments,
     Parameters(parameters): Parameters<WriteParameters>,
     headers: HeaderMap,
-) -> Result<Json<ApplyAnswer>, ApiError> {
+) -> Result<Response, ApiError> {
     let change = Change::Delete { key: key_in_path(&segments)?, resource_version: if_match(&headers)? };
     let dry_run = parameters.dry_run();
     let applied = state.store.apply(vec![change], &actor.0, dry_run).await?;
@@ -264,7 +266,7 @@ pub(crate) async fn delete(
 pub(crate) async fn history(
     State(state): State<Arc<ApiState>>,
     Parameters(parameters): Parameters<HistoryParameters>,
-) -> Result<Json<HistoryPage>, ApiError> {
+) -> Result<Response, ApiError> {
     let limit = parameters.limit.unwrap_or(EVENTS_A_PAGE);
     if !(1..=MOST_EVENTS_A_PAGE).contains(&limit) {
         return Err(ApiError::invalid_field(
@@ -280,7 +282,8 @@ pub(crate) async fn history(
         limit,
         documents: parameters.documents.unwrap_or(true),
     };
-    Ok(Json(state.store.history(query).await?))
+    let page = state.store.history(query).await?;
+    off_runtime(move || Json(page).into_response()).await
 }
 
 /// Makes the documents what they were at a revision, as a new revision.
@@ -291,7 +294,7 @@ pub(crate) async fn rollback(
     Extension(actor): Extension<Actor>,
     Parameters(parameters): Parameters<WriteParameters>,
     JsonBody(request): JsonBody<RollbackRequest>,
-) -> Result<Json<ApplyAnswer>, ApiError> {
+) -> Result<Response, ApiError> {
     let dry_run = parameters.dry_run();
     let applied = state.store.rollback(request.revision, &actor.0, dry_run).await?;
     log(&applied, &actor, dry_run);
@@ -309,8 +312,8 @@ async fn answer(
     applied: Applied,
     dry_run: bool,
     warnings: Vec<DocumentProblem>,
-) -> Result<Json<ApplyAnswer>, ApiError> {
-    off_runtime(move || Json(ApplyAnswer::new(&applied, dry_run, warnings))).await
+) -> Result<Response, ApiError> {
+    off_runtime(move || Json(ApplyAnswer::new(&applied, dry_run, warnings)).into_response()).await
 }
 
 fn puts(documents: Vec<ParsedDocument>) -> (Vec<Change>, Vec<DocumentProblem>) {
@@ -329,7 +332,7 @@ fn log(applied: &Applied, actor: &Actor, dry_run: DryRun) {
     }
 }
 
-async fn list(state: &ApiState, kind: Kind, namespace: Option<String>) -> Result<Json<Value>, ApiError> {
+async fn list(state: &ApiState, kind: Kind, namespace: Option<String>) -> Result<Response, ApiError> {
     let documents = state.store.current();
     list_of(documents, vec![kind], namespace, kind.api_version(), format!("{kind}List")).await
 }
@@ -340,7 +343,7 @@ async fn list_of(
     namespace: Option<String>,
     api_version: String,
     kind: String,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     off_runtime(move || {
         let resources = kinds.into_iter().flat_map(|kind| documents.of_kind(kind, namespace.as_deref()));
         let items: Vec<Value> = resources.map(|resource| resource.to_value()).collect();
@@ -350,6 +353,7 @@ async fn list_of(
             "metadata": { "resourceVersion": documents.revision.to_string() },
             "items": items,
         }))
+        .into_response()
     })
     .await
 }

@@ -35,10 +35,10 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 
-    /// 422: the request is well-formed, and a field of it is wrong.
+    /// 422: the request is well-formed, and a field of it is wrong; an empty field is the body as a whole.
     pub(crate) fn invalid_field(field: &str, message: impl Into<String>) -> Self {
         let message = message.into();
-        let whole = format!("{field}: {message}");
+        let whole = if field.is_empty() { message.clone() } else { format!("{field}: {message}") };
         let problem =
             DocumentProblem { document: None, line: None, resource: None, field: field.to_owned(), message };
         Self { details: vec![problem], ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", whole) }

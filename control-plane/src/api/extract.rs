@@ -31,6 +31,11 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
     }
 }
 
+/// No parameters: what cannot be filtered is not silently shown whole.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoParameters {}
+
 /// The variable segments of the path, in their order.
 pub(crate) struct Segments(Vec<(String, String)>);
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::answer::ListAnswer;
 use super::error::ApiError;
-use super::extract::Parameters;
+use super::extract::{NoParameters, Parameters};
 use super::{ApiState, off_runtime};
 use crate::mesh::Rotation;
 use crate::resources::Period;
@@ -39,14 +39,20 @@ pub(crate) struct RotateParameters {
 /// Lists the proxies, and which policy each of them runs.
 #[utoipa::path(get, path = "/v1/proxies", tag = "mesh",
     responses((status = 200, description = "The proxies", body = ListAnswer<ProxyStatus>)))]
-pub(crate) async fn proxies(State(state): State<Arc<ApiState>>) -> Json<ListAnswer<ProxyStatus>> {
+pub(crate) async fn proxies(
+    State(state): State<Arc<ApiState>>,
+    _: Parameters<NoParameters>,
+) -> Json<ListAnswer<ProxyStatus>> {
     Json(ListAnswer { items: state.mesh.proxies() })
 }
 
 /// Lists the services of the mesh, declared or registered, with their endpoints and routes.
 #[utoipa::path(get, path = "/v1/services", tag = "mesh",
     responses((status = 200, description = "The services", body = ListAnswer<ServiceStatus>)))]
-pub(crate) async fn services(State(state): State<Arc<ApiState>>) -> Json<ListAnswer<ServiceStatus>> {
+pub(crate) async fn services(
+    State(state): State<Arc<ApiState>>,
+    _: Parameters<NoParameters>,
+) -> Json<ListAnswer<ServiceStatus>> {
     Json(ListAnswer { items: state.mesh.services() })
 }
 
@@ -63,7 +69,10 @@ pub(crate) async fn stats(
 /// Shows the certificate authority's certificates.
 #[utoipa::path(get, path = "/v1/certificates", tag = "mesh",
     responses((status = 200, description = "The authority", body = CertificateStatus)))]
-pub(crate) async fn certificates(State(state): State<Arc<ApiState>>) -> Json<CertificateStatus> {
+pub(crate) async fn certificates(
+    State(state): State<Arc<ApiState>>,
+    _: Parameters<NoParameters>,
+) -> Json<CertificateStatus> {
     Json(state.mesh.certificates())
 }
 

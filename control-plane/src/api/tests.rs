@@ -374,7 +374,9 @@ async fn the_history_tells_who_did_what_and_can_be_rolled_back() {
             "{query}"
         );
     }
-    assert_eq!(api.get("/v1/history?follow=true").await.status, StatusCode::BAD_REQUEST);
+    for path in ["/v1/history?follow=true", "/v1/httproutes?namespace=shop", "/v1/proxies?service=web"] {
+        assert_eq!(api.get(path).await.status, StatusCode::BAD_REQUEST, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::answer::{CreateTokenAnswer, CreateTokenRequest, ListAnswer};
 use super::auth::Actor;
 use super::documents::WriteParameters;
 use super::error::ApiError;
-use super::extract::{JsonBody, Parameters, Segments};
+use super::extract::{JsonBody, NoParameters, Parameters, Segments};
 use crate::resources::Period;
 use crate::token::{DEFAULT_TOKEN_TTL, TokenError, TokenRequest, TokenStatus};
 
@@ -61,6 +61,7 @@ pub(crate) async fn create(
     responses((status = 200, description = "The tokens, soonest to expire first", body = ListAnswer<TokenStatus>)))]
 pub(crate) async fn list(
     State(state): State<Arc<ApiState>>,
+    _: Parameters<NoParameters>,
 ) -> Result<Json<ListAnswer<TokenStatus>>, ApiError> {
     Ok(Json(ListAnswer { items: state.store.tokens().await? }))
 }

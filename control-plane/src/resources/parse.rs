@@ -8,7 +8,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::kind::Scope;
-use super::problem::{DocumentProblem, FieldPath, Problem, Problems, Step};
+use super::problem::{DocumentProblem, FieldPath, Problem, Problems};
 use super::{DEFAULT_NAMESPACE, Kind, Resource, ResourceKey, locate, schema, tree};
 
 /// How many problems of one text are listed.
@@ -315,7 +315,7 @@ fn kind_of(value: &Value, problems: &mut Problems) -> Option<Kind> {
         problems.error(&FieldPath::root(), "must be an object with apiVersion, kind, metadata and spec");
         return None;
     };
-    let path = FieldPath::root().then(Step::Field("kind".to_owned()));
+    let path = FieldPath::root().field("kind");
     match object.get("kind") {
         None => problems.error(&path, "is required"),
         Some(Value::String(name)) => match Kind::ALL.into_iter().find(|kind| kind.name() == name) {

@@ -40,7 +40,7 @@ impl FieldPath {
         self.then(Step::Index(index))
     }
 
-    pub(crate) fn then(&self, step: Step) -> Self {
+    fn then(&self, step: Step) -> Self {
         let mut steps = self.0.clone();
         steps.push(step);
         Self(steps)
