@@ -55,9 +55,12 @@ impl Way<'_> {
     /// How the attempt ended without an answer.
     pub(crate) async fn send_multiplexed(&self, request: Request<Body>) -> Result<Answer, Outcome> {
         let pool = self.upstream.pool(self.endpoint, self.port, Transport::Multiplexed);
-        let stake = {
-            let _waiting = self.upstream.wait().map_err(Outcome::Failed)?;
-            pool.stake(|| self.dial(Transport::Multiplexed)).await.map_err(Outcome::Failed)?
+        let stake = match pool.ready_stake(Instant::now()) {
+            Some(stake) => stake,
+            None => {
+                let _waiting = self.upstream.wait().map_err(Outcome::Failed)?;
+                pool.stake(|| self.dial(Transport::Multiplexed)).await.map_err(Outcome::Failed)?
+            }
         };
         let sent = Instant::now();
         match stake.sender().try_send_request(request).await {

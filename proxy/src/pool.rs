@@ -135,7 +135,7 @@ impl Pool {
         D: Future<Output = Result<Stream, Failure>> + 'static,
     {
         loop {
-            if let Some(stake) = self.take_stake(Instant::now()) {
+            if let Some(stake) = self.ready_stake(Instant::now()) {
                 return Ok(stake);
             }
             let dialing = self.dialing.borrow().clone();
@@ -147,7 +147,8 @@ impl Pool {
         }
     }
 
-    fn take_stake(&self, now: Instant) -> Option<Stake> {
+    /// A place on a multiplexed connection that is there already.
+    pub(crate) fn ready_stake(&self, now: Instant) -> Option<Stake> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|connection| !connection.sender.is_closed());
         let connection = shared
