@@ -265,6 +265,13 @@ limits:
 }
 
 #[test]
+fn the_example_that_is_shipped_is_right() {
+    let config = with_file(include_str!("../../../deploy/systemd/payments.yaml"), &[]).unwrap();
+    assert_eq!(config.service.map(|service| service.to_string()).as_deref(), Some("payments.shop"));
+    assert_eq!(config.apps[0].health, CheckKind::Http { path: "/healthz".into() });
+}
+
+#[test]
 fn a_mistake_in_the_file_is_named_with_file_and_field() {
     let base = "namespace: shop\nserviceAccount: a\njoinTokenFile: t\n";
     for (text, expected) in [
