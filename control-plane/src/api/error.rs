@@ -108,7 +108,10 @@ impl From<ApplyError> for ApiError {
         match error {
             ApplyError::Conflict { .. } => Self::new(StatusCode::CONFLICT, "Conflict", message),
             ApplyError::NotFound(_) => Self::not_found(message),
-            ApplyError::Revision { .. } => Self::invalid_field("revision", message),
+            // The sentence names the field by itself.
+            ApplyError::Revision { .. } => {
+                Self { message: message.clone(), ..Self::invalid_field("revision", message) }
+            }
             ApplyError::Outdated { .. } | ApplyError::Full(_) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
             }

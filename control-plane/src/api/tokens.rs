@@ -67,7 +67,7 @@ pub(crate) async fn list(
 }
 
 /// Revokes a join token. Certificates that it was traded for stay good until they expire.
-#[utoipa::path(delete, path = "/v1/tokens/{id}", operation_id = "revokeToken", tag = "tokens", 
+#[utoipa::path(delete, path = "/v1/tokens/{id}", operation_id = "revokeToken", tag = "tokens",
     params(("id" = String, Path, description = "The token's id"), WriteParameters),
     responses((status = 204, description = "It is worthless now")))]
 pub(crate) async fn revoke(
