@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use http::Method;
+use outrigger_control_plane::resources::Period;
 use outrigger_control_plane::status::{CertificateInfo, CertificateStatus, ProxyStatus};
 use serde_json::json;
 
@@ -71,9 +72,9 @@ fn text(authority: &CertificateStatus, proxies: &[ProxyStatus]) -> String {
     }
     table.row(row("issuer", &authority.issuer));
     table.row(row("control plane", &authority.server));
-    let ttl = authority.svid_ttl_seconds;
+    let ttl = Period::from_millis(authority.svid_ttl_seconds.saturating_mul(1000));
     let mut text = format!(
-        "{} {}; workload certificates last {ttl} s and are renewed at half of it\n\n{}",
+        "{} {}; workload certificates last {ttl} and are renewed at half of it\n\n{}",
         paint(BOLD, "Trust domain"),
         authority.trust_domain,
         table.render()

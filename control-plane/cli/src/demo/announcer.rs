@@ -7,6 +7,9 @@ use std::io::{IsTerminal, Write};
 use crate::failure::Stop;
 use crate::output::{self, ACCENT, BAD, BOLD, DIM, Format, GOOD, paint};
 
+/// How wide the line is that changes.
+const LIVE_WIDTH: usize = 50;
+
 /// Tells the phases one by one.
 pub(crate) struct Announcer {
     format: Format,
@@ -55,7 +58,8 @@ impl Announcer {
             self.live = true;
             let mut out = anstream::stdout().lock();
             // A terminal that went away is noticed by the next whole line.
-            let _ = write!(out, "\r\x1b[2K    {}", paint(ACCENT, text)).and_then(|()| out.flush());
+            let _ = write!(out, "\r    {}", paint(ACCENT, format!("{text:<LIVE_WIDTH$}")))
+                .and_then(|()| out.flush());
         }
     }
 
@@ -68,7 +72,10 @@ impl Announcer {
             output::note(text);
             return Ok(());
         }
-        let clear = if std::mem::take(&mut self.live) { "\r\x1b[2K" } else { "" };
-        output::line(&format!("{clear}{text}"))
+        if std::mem::take(&mut self.live) {
+            // Spaces, since a terminal without colours gets no control sequences either.
+            output::print(&format!("\r{:width$}\r", "", width = LIVE_WIDTH + 4))?;
+        }
+        output::line(text)
     }
 }
