@@ -134,7 +134,16 @@ mod tests {
 
     #[test]
     fn a_host_outside_the_mesh_is_no_service() {
-        for host in ["", ".", "example.com.au", "payments.shop.svc.cluster.remote", "a..b", "-a.b", "a_b.c", "10.0.0.1"] {
+        for host in [
+            "",
+            ".",
+            "example.com.au",
+            "payments.shop.svc.cluster.remote",
+            "a..b",
+            "-a.b",
+            "a_b.c",
+            "10.0.0.1",
+        ] {
             assert!(ServiceName::from_host(host, "shop").is_err(), "{host}");
         }
     }
