@@ -5,8 +5,10 @@
 //! ends with the program's own status.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -109,7 +111,7 @@ async fn supervise(args: RunArgs) -> Result<(), Stop> {
 }
 
 /// Makes a join token where none is named, and names its file; the file lives as long as what is returned.
-async fn join_token(proxy: &mut ProxyArgs, api: &ApiArgs) -> Result<Option<tempfile::NamedTempFile>, Stop> {
+async fn join_token(proxy: &mut ProxyArgs, api: &ApiArgs) -> Result<Option<File>, Stop> {
     let (None, None, Some(namespace), Some(account)) =
         (&proxy.join_token_file, &proxy.config, &proxy.namespace, &proxy.service_account)
     else {
@@ -124,9 +126,9 @@ async fn join_token(proxy: &mut ProxyArgs, api: &ApiArgs) -> Result<Option<tempf
         ));
     }
     let answer = token::create(&api, namespace, account, TOKEN_TTL).await?;
-    let file = tempfile::Builder::new().prefix("outrigger-token-").tempfile()?; // mode 0600
-    std::fs::write(file.path(), answer.token)?;
-    proxy.join_token_file = Some(file.path().display().to_string());
+    let mut file = tempfile::tempfile()?; // without a name, so that nothing is left of it, whatever ends this process
+    file.write_all(answer.token.as_bytes())?;
+    proxy.join_token_file = Some(format!("/proc/self/fd/{}", file.as_raw_fd()));
     Ok(Some(file))
 }
 
