@@ -80,6 +80,8 @@ impl Keeper {
             match Box::pin(self.obtain()).await {
                 Ok(()) => {
                     reconnect.succeeded();
+                    // At once: a proxy may be stopped within the pause.
+                    self.keep_changes().await;
                     // A certificate that is due the moment it is issued must not become a loop without a pause.
                     sleep(PAUSE).await;
                 }
@@ -94,10 +96,7 @@ impl Keeper {
     /// Waits until a new certificate is to be asked for.
     async fn due(&mut self) {
         while let Some(material) = self.identities.current() {
-            if self.changes.has_changed().unwrap_or(false) {
-                self.changes.mark_unchanged();
-                self.keep(material.clone()).await;
-            }
+            self.keep_changes().await;
             let now = self.clock.now();
             let Ok(wait) = material.renew_at.duration_since(now) else { return };
             if wait.is_zero() || !material.proves_itself(now) {
@@ -105,6 +104,15 @@ impl Keeper {
             }
             // A change may be a bundle that our own certificate does not lead to any more.
             let _ = timeout(wait.min(LOOK), changed(&mut self.changes)).await;
+        }
+    }
+
+    /// Writes down what has changed since the last time.
+    async fn keep_changes(&mut self) {
+        let Some(material) = self.identities.current() else { return };
+        if self.changes.has_changed().unwrap_or(false) {
+            self.changes.mark_unchanged();
+            self.keep(material).await;
         }
     }
 
