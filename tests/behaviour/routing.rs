@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use outrigger_tests::app::http::{echo, empty, saying};
 use outrigger_tests::{Mesh, eventually, request};
 
-use crate::documents::{route, route_in, service};
+use crate::documents::{policy, route, route_in, service};
 
 /// `pay` has no instances of its own; `pay-v1` and `pay-v2` stand behind it.
 async fn split(rules: &str) -> Mesh {
@@ -322,7 +322,10 @@ async fn a_callers_port_must_be_one_of_the_service() {
 
 #[tokio::test]
 async fn instances_share_the_load() {
-    let mesh = Mesh::builder().service("api", saying("x")).instances(3).client("web").start().await;
+    // By requests under way, which are alike; by latency, a machine that is busy would decide.
+    let policy = policy("api", "loadBalancer: {type: LeastRequest}");
+    let mesh =
+        Mesh::builder().service("api", saying("x")).instances(3).client("web").policy(&policy).start().await;
     let web = mesh.client("web").http2();
     for _ in 0..60 {
         futures_util::future::join_all((0..10).map(|_| web.get("http://api/"))).await;

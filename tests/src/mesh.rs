@@ -19,7 +19,7 @@ use crate::app::{App, Record, RunningApp};
 use crate::client::{Answer, Client, request};
 use crate::host::Host;
 use crate::metrics::Metrics;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::wait::{eventually, within};
 
 /// The trust domain of every mesh that does not say otherwise.
@@ -154,6 +154,9 @@ impl Builder {
 
     /// Starts it all, and returns when every proxy is ready and every application is known as healthy.
     pub async fn start(self) -> Mesh {
+        if self.workloads.iter().any(|workload| workload.processes) {
+            process::built().await;
+        }
         let turn = if self.alone {
             Turn::Alone(machine().write_owned().await)
         } else {

@@ -27,6 +27,12 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Builds the binaries if need be, and lets other tasks go on meanwhile.
+pub async fn built() {
+    let building = tokio::task::spawn_blocking(|| binary("outrigger-proxy"));
+    building.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+}
+
 fn build() -> PathBuf {
     let test = std::env::current_exe().expect("a process knows its executable");
     // target/PROFILE/deps/behaviour-HASH
