@@ -1,7 +1,7 @@
 //! The mesh as the control plane knows it now: documents, registrations, streams and traffic, in one place.
 //!
 //! The streams of the proxies report to it and draw from it (`push`); the REST API shows it. One
-//! task, `Mesh::run`, turns what changed into what has to be told: it waits a moment for more, writes new registrations
+//! task, `Mesh::run`, turns what changed into what has to be told: it lets a burst gather, writes new registrations
 //! down, compiles again what depends on the change, and wakes the streams of those who use it. The cost of a
 //! change is the number of proxies that use the changed thing.
 //!

@@ -13,7 +13,7 @@ use crate::compile::{World, mesh_settings};
 use crate::discovery::Changes;
 use crate::resources::Documents;
 
-/// After the first change, how long others are waited for, so that a burst is one update.
+/// Updates are at least this far apart: a change on its own is told at once, and of a burst all that came since.
 const COALESCE: Duration = Duration::from_millis(10);
 /// The wait before registrations that could not be written are tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -26,6 +26,7 @@ impl Mesh {
         let mut documents = self.documents.clone();
         let mut bundles = self.certificates.bundles();
         let mut unwritten = false;
+        let mut told = Instant::now();
         let mut tidy = Instant::now() + TIDY_EVERY;
         loop {
             let again = if unwritten { Instant::now() + RETRY_AFTER } else { tidy };
@@ -38,7 +39,8 @@ impl Mesh {
                 Ok(()) = bundles.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
-            tokio::time::sleep(COALESCE).await;
+            tokio::time::sleep_until(told + COALESCE).await;
+            told = Instant::now();
             let newest = documents.borrow_and_update().clone();
             let bundle = bundles.borrow_and_update().clone();
             unwritten = !self.publish(newest).await;

@@ -319,19 +319,21 @@ async fn a_change_reaches_those_who_subscribed_and_only_them() {
 async fn a_burst_of_changes_is_coalesced() {
     let directory = tempfile::tempdir().unwrap();
     let plane = Plane::start(directory.path()).await;
-    plane.apply(PAY).await;
     let mut user = plane.client("shop", "user").await;
+    let _workload = plane.workload("a", 1).await;
     user.subscribe("pay.shop").await;
-    user.until("the service", |proxy| proxy.services.contains_key("pay.shop")).await;
+    user.until("service and instance", |proxy| proxy.services.len() == 1 && proxy.instances() == 1).await;
     let before = user.updates;
-    // Without a pause between them, so that many fall into one moment.
-    for round in 0..50 {
-        plane.apply(&route(1 + round % 10)).await;
+    let identity = plane.svid("shop", "pay").0.id().clone();
+    let session = plane.mesh.hello(&identity, hello("a", Some(workload(1)))).unwrap();
+    // The runtime has one thread and nothing is awaited here: all of it is one moment.
+    for flip in 0..=100 {
+        let health = v1::WorkloadHealth { healthy: flip % 2 == 1, detail: String::new() };
+        plane.mesh.receive(&session, Message::Health(health));
     }
-    plane.apply(&route(16)).await;
-    user.until("the last change", |proxy| proxy.rules("pay.shop") == 16).await;
-    let (updates, most) = (user.updates - before, 51);
-    assert!(updates < most, "{updates} updates for {most} changes: nothing was coalesced");
+    user.until("the last change", |proxy| !proxy.endpoints["pay.shop"]["shop/pay/a"].healthy).await;
+    user.during(Duration::from_millis(50)).await;
+    assert_eq!(user.updates - before, 1, "101 changes are one update");
     plane.running.shutdown().await;
 }
 
