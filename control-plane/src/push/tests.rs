@@ -434,7 +434,7 @@ async fn a_second_stream_of_a_proxy_ends_the_first() {
 #[tokio::test]
 async fn a_restart_shrinks_no_endpoint_set() {
     let directory = tempfile::tempdir().unwrap();
-    let grace = Duration::from_secs(1);
+    let grace = Duration::from_secs(2);
     let plane = Plane::start_with(directory.path(), grace).await;
     let _workloads =
         [plane.workload("a", 1).await, plane.workload("b", 2).await, plane.workload("c", 3).await];
