@@ -7,7 +7,7 @@ use outrigger_tests::app::http::{echo, saying};
 use outrigger_tests::{Client, Load, Mesh, eventually, within};
 use tokio::time::{Instant, sleep};
 
-use crate::documents::{route, service};
+use crate::documents::{policy, route, service};
 
 /// A route that lets answers carry this version.
 fn versioned(version: usize) -> String {
@@ -187,7 +187,10 @@ async fn the_control_plane_away_for_a_minute_is_not_noticed() {
 
 #[tokio::test]
 async fn a_restarted_control_plane_never_empties_an_endpoint_set() {
-    let mut mesh = Mesh::builder().service("api", echo()).instances(3).client("web").start().await;
+    // By requests under way: one slow answer on a busy machine must not keep an instance out of the test.
+    let policy = policy("api", "loadBalancer: {type: LeastRequest}");
+    let mut mesh =
+        Mesh::builder().service("api", echo()).instances(3).client("web").policy(&policy).start().await;
     let web = mesh.client("web");
     let load = Load::start(&web, "http://api/", 100);
     for _ in 0..5 {
@@ -240,9 +243,9 @@ async fn a_proxy_restarted_without_the_control_plane_serves_at_once_from_its_sta
         .await;
     assert_eq!(mesh.client("web").get("http://api/").await.header("x-version"), "v7");
     mesh.pushed().await;
-    eventually("policy, bundle, certificate and key are kept", || async {
+    eventually("policy, bundle, and certificate with key are kept", || async {
         let files = walk(Path::new(&of_web));
-        if files.len() >= 4 { Ok(()) } else { Err(format!("{files:?}")) }
+        if files.len() >= 3 { Ok(()) } else { Err(format!("{files:?}")) }
     })
     .await;
     mesh.kill_control_plane().await;
