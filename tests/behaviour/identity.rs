@@ -145,6 +145,17 @@ async fn a_caller_whose_certificate_another_ca_made_is_refused() {
     assert_refused(&mesh, Some(stranger), "tls-identity").await;
 }
 
+/// Waits until the certificate is out of date.
+async fn expired(credentials: &Credentials) {
+    // Validity is in whole seconds.
+    let end = Stranger::not_after(&credentials.0[0]) + Duration::from_secs(1);
+    eventually("the certificate expires", || async {
+        let left = end.duration_since(SystemClock.now()).unwrap_or_default();
+        if left.is_zero() { Ok(()) } else { Err(format!("{left:?} left")) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_caller_whose_certificate_has_expired_is_refused() {
     let mesh = Mesh::builder()
@@ -154,14 +165,7 @@ async fn a_caller_whose_certificate_has_expired_is_refused() {
         .start()
         .await;
     let credentials = mesh.credentials("shop", "web").await;
-    let expired = Stranger::not_after(&credentials.0[0]);
-    eventually("the certificate expires", || async {
-        let left = expired.duration_since(SystemClock.now()).unwrap_or_default();
-        if left.is_zero() { Ok(()) } else { Err(format!("{left:?} left")) }
-    })
-    .await;
-    // Validity is in whole seconds.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    expired(&credentials).await;
     assert_refused(&mesh, Some(credentials), "tls-identity").await;
 }
 
@@ -205,8 +209,14 @@ async fn permissive_mode_serves_plain_text_and_counts_it() {
 
 /// A mesh in which the endpoint of `api` is this server instead of its proxy.
 async fn impostor(server: SocketAddr) -> Mesh {
+    impostor_of(server, Duration::from_secs(3600)).await
+}
+
+/// The same with certificates that last so long.
+async fn impostor_of(server: SocketAddr, svid_ttl: Duration) -> Mesh {
     let advertise = ["--advertise", &server.to_string()];
-    Mesh::builder().service("api", saying("the real one")).args(&advertise).client("web").start().await
+    let builder = Mesh::builder().svid_ttl(svid_ttl).service("api", saying("the real one")).args(&advertise);
+    builder.client("web").start().await
 }
 
 async fn assert_not_trusted(mesh: &Mesh, name: &str) {
@@ -233,6 +243,16 @@ async fn a_server_of_another_ca_is_refused_though_it_claims_the_right_identity()
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mesh = impostor(listener.local_addr().unwrap()).await;
     let _server = tls_server(listener, Stranger::of("outrigger.test").credentials("shop", "api"));
+    assert_not_trusted(&mesh, "tls-identity").await;
+}
+
+#[tokio::test]
+async fn a_server_whose_certificate_has_expired_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mesh = impostor_of(listener.local_addr().unwrap(), Duration::from_secs(3)).await;
+    let credentials = mesh.credentials("shop", "api").await;
+    expired(&credentials).await;
+    let _server = tls_server(listener, credentials);
     assert_not_trusted(&mesh, "tls-identity").await;
 }
 

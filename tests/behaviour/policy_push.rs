@@ -70,7 +70,7 @@ async fn change_everywhere(mesh: &Mesh, clients: &[Client], version: usize) -> D
     .await;
     let took = started.elapsed();
     // An acknowledgement means that the very next request is served under it.
-    if version % 10 == 0 {
+    if version.is_multiple_of(10) {
         for client in clients {
             assert_eq!(client.get("http://api/").await.header("x-version"), format!("v{version}"));
         }

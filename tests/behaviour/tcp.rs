@@ -11,6 +11,7 @@ use outrigger_tests::raw::read_head;
 use outrigger_tests::{Mesh, eventually, soon};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::process::Command;
 
 /// A service `db` on this port, and a caller with a local port that leads to it.
 async fn joined(port: u16, app: App) -> (Mesh, TcpStream) {
@@ -178,7 +179,7 @@ impl Redis {
     async fn start() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("redis.sock");
-        let server = tokio::process::Command::new("redis-server")
+        let server = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
             .current_dir(directory.path())
@@ -225,7 +226,7 @@ async fn a_redis_client_of_its_own_talks_through_the_mesh() {
     let Some(redis) = Redis::start().await else { return };
     let (mesh, _) = joined(6379, redis.app.clone()).await;
     let port = mesh.instance("web", 0).sidecar().listens[0].port().to_string();
-    let client = tokio::process::Command::new("redis-benchmark")
+    let client = Command::new("redis-benchmark")
         .args(["-p", &port, "-n", "2000", "-c", "8", "-t", "set,get,lpush", "-q"])
         .output();
     match soon("redis-benchmark ends", client).await {
@@ -235,4 +236,80 @@ async fn a_redis_client_of_its_own_talks_through_the_mesh() {
         }
         Err(error) => println!("SKIPPED: redis-benchmark: {error} (apt-get install redis-tools)"),
     }
+}
+
+/// A real PostgreSQL on a socket file, which refuses to run as root and so runs as nobody there.
+struct Postgres {
+    _server: tokio::process::Child,
+    directory: tempfile::TempDir,
+}
+
+impl Postgres {
+    /// `Err` says what is missing.
+    async fn start() -> Result<Self, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data").display().to_string();
+        if rustix::process::geteuid().is_root() {
+            let owned = Command::new("chown").args(["nobody", "--"]).arg(directory.path()).status().await;
+            assert!(owned.is_ok_and(|status| status.success()), "root may give a directory away");
+        }
+        let initdb = ["-D", &data, "-U", "tester", "-A", "trust", "-N", "--locale=C", "-E", "UTF8"];
+        let made = postgres_command("initdb", directory.path())?.args(initdb).output().await;
+        let made = made.map_err(|error| format!("initdb: {error}"))?;
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let sockets = directory.path().display().to_string();
+        let server = postgres_command("postgres", directory.path())?
+            .args(["-D", &data, "-k", &sockets, "-c", "listen_addresses=", "-c", "fsync=off"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("postgres: {error}"))?;
+        let socket = directory.path().join(".s.PGSQL.5432");
+        eventually("postgres listens", || async { UnixStream::connect(&socket).await.map(drop) }).await;
+        Ok(Self { _server: server, directory })
+    }
+
+    fn app(&self) -> App {
+        bridge(&self.directory.path().join(".s.PGSQL.5432"))
+    }
+}
+
+/// Debian keeps the server's programs out of the path, by version.
+fn postgres_command(program: &str, directory: &Path) -> Result<Command, String> {
+    let versions =
+        std::fs::read_dir("/usr/lib/postgresql").map_err(|e| format!("/usr/lib/postgresql: {e}"))?;
+    let programs = versions.flatten().map(|version| version.path().join("bin").join(program));
+    let path = programs.filter(|path| path.exists()).max().ok_or(format!("{program} is not installed"))?;
+    let mut command = match rustix::process::geteuid().is_root() {
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=nobody", "--clear-groups", "--regid=nogroup", "--"]).arg(path);
+            command
+        }
+        false => Command::new(path),
+    };
+    command.current_dir(directory);
+    Ok(command)
+}
+
+#[tokio::test]
+async fn a_postgresql_client_of_its_own_talks_through_the_mesh() {
+    let postgres = match Postgres::start().await {
+        Ok(postgres) => postgres,
+        Err(why) => return println!("SKIPPED: {why} (apt-get install postgresql)"),
+    };
+    let (mesh, _) = joined(5432, postgres.app()).await;
+    let port = mesh.instance("web", 0).sidecar().listens[0].port().to_string();
+    let query = "CREATE TABLE t (n int, s text); INSERT INTO t SELECT n, repeat('x', 1000) \
+                 FROM generate_series(1, 2000) n; SELECT count(*), sum(length(s)) FROM t; SELECT s FROM t";
+    let arguments = ["-h", "127.0.0.1", "-p", &port, "-U", "tester", "-d", "postgres", "-At", "-c", query];
+    let output = match soon("psql ends", Command::new("psql").args(arguments).output()).await {
+        Ok(output) => output,
+        Err(error) => return println!("SKIPPED: psql: {error} (apt-get install postgresql-client)"),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("2000|2000000"), "{}", &said[..said.len().min(500)]);
+    assert_eq!(said.lines().filter(|line| line.len() == 1000).count(), 2000, "every row comes whole");
 }
