@@ -4,7 +4,8 @@
 //! age takes no new requests and ends when its last one does; an unused one is closed by [`Pool::sweep`].
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -13,17 +14,20 @@ use futures_util::future::{LocalBoxFuture, Shared};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::body::Body;
 use crate::bulkhead::{Bulkhead, Permit};
 use crate::failure::{Failure, Side};
 use crate::metrics::{ConnectionKind, Limit, Metrics, OpenConnection, Role, Wire};
 use crate::stream::Stream;
+use crate::strict::MAX_HEAD_BYTES;
 use crate::worker::LocalExec;
 
 /// Requests that share one HTTP/2 connection: fewer than a proxy accepts, so that none waits for another.
 const STREAMS: usize = 200;
+/// How long an exclusive connection may take to be ready again after its last answer.
+const TURNAROUND: Duration = Duration::from_millis(2);
 /// A peer that answers no PING for this long is gone.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(5);
@@ -64,9 +68,18 @@ struct Idle {
 /// One HTTP/2 connection.
 struct Multiplexed {
     sender: http2::SendRequest<Body>,
+    /// How many requests it takes at once: what the peer allows, up to [`STREAMS`].
+    streams: Rc<Cell<usize>>,
     under_way: Cell<usize>,
     born: Instant,
     last_used: Cell<Instant>,
+}
+
+impl Multiplexed {
+    /// One that allows nothing at the moment is used all the same, once: another would allow no more.
+    fn has_room(&self) -> bool {
+        self.under_way.get() < self.streams.get().max(1)
+    }
 }
 
 /// A place on a multiplexed connection, given back when dropped.
@@ -151,9 +164,8 @@ impl Pool {
     pub(crate) fn ready_stake(&self, now: Instant) -> Option<Stake> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|connection| !connection.sender.is_closed());
-        let connection = shared
-            .iter()
-            .find(|connection| connection.under_way.get() < STREAMS && !self.is_old(connection.born, now))?;
+        let connection =
+            shared.iter().find(|connection| connection.has_room() && !self.is_old(connection.born, now))?;
         connection.under_way.set(connection.under_way.get() + 1);
         connection.last_used.set(now);
         Some(Stake(connection.clone()))
@@ -188,8 +200,10 @@ impl Pool {
         dial: impl Future<Output = Result<Stream, Failure>>,
     ) -> Result<Loan, Failure> {
         while let Some(mut idle) = self.take_idle() {
-            // The connection's task may not have finished with the request before.
-            if idle.sender.ready().await.is_ok() {
+            // The connection's task may not have finished with the request before. Where it does not soon, that
+            // request's body is still being sent (its answer came early), and nobody else waits for that: dropped
+            // here, the connection ends after it.
+            if let Ok(Ok(())) = timeout(TURNAROUND, idle.sender.ready()).await {
                 return Ok(Loan {
                     sender: Some(idle.sender),
                     born: idle.born,
@@ -269,20 +283,31 @@ async fn handshake_http2(stream: Stream, open: Open) -> Result<Multiplexed, Fail
         .keep_alive_interval(KEEP_ALIVE_EVERY)
         .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
         .keep_alive_while_idle(true)
+        .initial_max_send_streams(STREAMS)
+        // An answer's head may be as big as a request's.
+        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| {
             tracing::debug!(%error, "HTTP/2 did not start");
             Failure::ConnectRefused
         })?;
+    let streams = Rc::new(Cell::new(STREAMS));
+    let allowed = streams.clone();
     spawn_local(async move {
         let _open = open;
-        if let Err(error) = connection.await {
+        let mut connection = pin!(connection);
+        let ended = poll_fn(|cx| {
+            let ended = connection.as_mut().poll(cx);
+            allowed.set(connection.current_max_send_streams().min(STREAMS));
+            ended
+        });
+        if let Err(error) = ended.await {
             tracing::debug!(%error, "multiplexed connection ended");
         }
     });
     let now = Instant::now();
-    Ok(Multiplexed { sender, under_way: Cell::new(0), born: now, last_used: Cell::new(now) })
+    Ok(Multiplexed { sender, streams, under_way: Cell::new(0), born: now, last_used: Cell::new(now) })
 }
 
 /// Counts one connection for as long as it lives.
