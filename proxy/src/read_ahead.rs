@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use crate::headers;
 
-/// How long the trailers of a short answer may come after its message.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long the message of a short answer may come after its head, and its trailers after that.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The most that is read ahead.
 const LIMIT_BYTES: usize = 64 * 1024;
@@ -36,18 +36,15 @@ impl From<Incoming> for ReadAhead {
 }
 
 impl ReadAhead {
-    /// The gRPC status in the trailers, if the answer is short and complete. Waits for its first frame, and a moment
-    /// for each further one. Everything read will be given out again.
+    /// The gRPC status in the trailers, if the answer is short and complete. Waits a moment for each frame, the first
+    /// included: the caller of a stream may have nothing more to say before it has seen the head. Everything read will
+    /// be given out again.
     pub(crate) async fn grpc_status(&mut self) -> Option<u8> {
         let mut size = 0;
         while size <= LIMIT_BYTES {
             let next = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx));
             // An error shows again when the body is read on.
-            let frame = if self.early.is_empty() {
-                next.await?.ok()?
-            } else {
-                timeout(PATIENCE, next).await.ok()??.ok()?
-            };
+            let frame = timeout(PATIENCE, next).await.ok()??.ok()?;
             size += frame.data_ref().map_or(0, Bytes::len);
             let status = frame.trailers_ref().map(headers::grpc_status);
             self.early.push_back(frame);
