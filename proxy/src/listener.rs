@@ -95,14 +95,16 @@ pub(crate) async fn accept(listener: std::net::TcpListener, drain: Drain, mut se
     loop {
         tokio::select! {
             biased;
+            // First, since connections may come without a pause.
+            () = drain.reached(Phase::Leaving) => break,
             accepted = listener.accept() => match accepted {
                 Ok((io, peer)) => serve(describe(io, peer)),
                 Err(error) => pause_after(error).await,
             },
-            () = drain.reached(Phase::Leaving) => break,
         }
     }
-    while let Some(Ok((io, peer))) = now_or_never(listener.accept()).await {
+    for _ in 0..BACKLOG {
+        let Some(Ok((io, peer))) = now_or_never(listener.accept()).await else { break };
         serve(describe(io, peer));
     }
 }
