@@ -28,6 +28,7 @@ use crate::pool::{Loan, Stake};
 use crate::read_ahead::ReadAhead;
 use crate::replay::Replay;
 use crate::retry::Outcome;
+use crate::session::Begun;
 use crate::upstream::Engagement;
 use crate::worker::Worker;
 
@@ -41,6 +42,8 @@ pub(crate) struct Flight {
     pub(crate) request_body: Option<Replay>,
     /// The request's place in its service's bulkhead.
     pub(crate) permit: Option<Permit>,
+    /// Set when the answer begins, for the connection to know.
+    pub(crate) begun: Option<Begun>,
     _active: ActiveRequest,
 }
 
@@ -55,6 +58,7 @@ impl Flight {
             grpc,
             request_body: None,
             permit: None,
+            begun: None,
             _active: active,
         }
     }
@@ -192,7 +196,9 @@ impl Tracked {
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                self.fail(Failure::UpstreamReset);
+                // The upstream cannot go on with a body that the caller did not finish: not its failure.
+                let broken = self.flight.request_body.as_ref().is_some_and(Replay::is_broken);
+                self.fail(if broken { Failure::BadRequest } else { Failure::UpstreamReset });
                 Some(Err(BodyError::Upstream(error)))
             }
             None => {

@@ -82,6 +82,28 @@ pub(crate) fn strip_untrusted_request(headers: &mut HeaderMap) {
     for name in [CLIENT_CERT, ERROR, ATTEMPT, CALLER_PROTOCOL] {
         headers.remove(name);
     }
+    strip_lookalikes(headers);
+}
+
+/// Removes fields whose names differ from those that only a proxy may set by `_` for `-` alone.
+///
+/// Interfaces in the way of CGI and WSGI cannot tell the two apart, so that an application would believe a caller that
+/// says `x_forwarded_client_cert`.
+pub(crate) fn strip_lookalikes(headers: &mut HeaderMap) {
+    let lookalikes: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .filter(|name| {
+            let meant = name.as_str().replace('_', "-");
+            [CLIENT_CERT, REQUEST_ID, DEADLINE_MS, ERROR, ATTEMPT, CALLER_PROTOCOL]
+                .iter()
+                .any(|own| own.as_str() == meant)
+        })
+        .cloned()
+        .collect();
+    for name in lookalikes {
+        headers.remove(name);
+    }
 }
 
 /// The gRPC status in headers (a trailers-only answer) or trailers.
@@ -133,6 +155,19 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn a_caller_cannot_say_what_only_a_proxy_may_not_even_with_underscores() {
+        let mut headers = map(&[
+            ("x-forwarded-client-cert", "URI=x"),
+            ("x_forwarded_client_cert", "URI=x"),
+            ("x-forwarded_client-cert", "URI=x"),
+            ("outrigger_error", "x"),
+            ("my_field", "1"),
+        ]);
+        strip_untrusted_request(&mut headers);
+        assert_eq!(headers, map(&[("my_field", "1")]));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::listener::Accepted;
 use crate::metrics::{Limit, Wire};
 use crate::peer_name;
 use crate::retry::{Outcome, is_grpc};
-use crate::session::{self, Destination, Session};
+use crate::session::{self, Answering, Destination, Session};
 use crate::snapshot::Protocol;
 use crate::stream::Stream;
 use crate::trace::TraceContext;
@@ -95,6 +95,7 @@ async fn serve_tls(worker: Rc<Worker>, client: SocketAddr, io: TcpStream) {
         destination: Destination::Own(caller.port),
         strict: None,
         tunnelled: false,
+        answering: Answering::default(),
     };
     match caller.alpn.as_deref() {
         Some(alpn::TCP) => {
@@ -155,8 +156,15 @@ async fn serve_plaintext(
         return;
     };
     let destination = Destination::Own(port);
-    let session =
-        Session { side: Side::Inbound, client, identity: None, destination, strict: None, tunnelled: false };
+    let session = Session {
+        side: Side::Inbound,
+        client,
+        identity: None,
+        destination,
+        strict: None,
+        tunnelled: false,
+        answering: Answering::default(),
+    };
     match sniff {
         Sniff::Http1 => {
             let _open = worker.count_accepted(Side::Inbound, Wire::Http1, false);
@@ -220,6 +228,7 @@ pub(crate) async fn forward(
     let mut flight = begin(worker, session, &mut head);
     match deliver(worker, session, &mut flight, head, body).await {
         Ok(Delivered::Answer(arrival, method, deadline)) => {
+            flight.begun = Some(session.answering.begin());
             Tracked::response(flight, *arrival, &method, worker.config.limits.stream_idle, deadline)
         }
         Ok(Delivered::Switched(response)) => {
@@ -292,8 +301,10 @@ async fn deliver(
     let caller = head.extensions.remove::<OnUpgrade>();
     let extended = head.extensions.get::<hyper::ext::Protocol>().is_some();
     let switching = asked.is_some() || extended;
-    if head.method == Method::CONNECT && !extended {
-        return Err(Failure::BadRequest); // tunnels come as opaque connections
+    // Tunnels come as opaque connections. To an application that speaks HTTP/1 an extended CONNECT would look like one,
+    // too, and what follows would reach it unseen.
+    if head.method == Method::CONNECT && !(extended && multiplexed(application, protocol)) {
+        return Err(Failure::BadRequest);
     }
     let method = head.method.clone();
     let call = Call { application, authority, head, asked, multiplexed: multiplexed(application, protocol) };
@@ -324,6 +335,7 @@ fn multiplexed(application: &Application, caller: Version) -> bool {
 fn stamp(fields: &mut HeaderMap, identity: Option<&SpiffeId>) {
     fields.remove(headers::CALLER_PROTOCOL);
     fields.remove(headers::ERROR);
+    headers::strip_lookalikes(fields);
     match identity {
         Some(id) => {
             let value = HeaderValue::try_from(format!("URI={id}")).expect("SPIFFE ids are visible ASCII");

@@ -21,6 +21,7 @@ use crate::body::Body;
 use crate::deadline::Deadline;
 use crate::detect::{Detected, Sniff, detect};
 use crate::directory::Unresolved;
+use crate::drain::Phase;
 use crate::exchange::{self, Exchange};
 use crate::failure::{Failure, Side};
 use crate::flight::{Arrival, Flight, Tracked};
@@ -29,7 +30,7 @@ use crate::metrics::Wire;
 use crate::plan::Plan;
 use crate::replay::Replay;
 use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
-use crate::session::{self, Destination, Session};
+use crate::session::{self, Answering, Destination, Session};
 use crate::snapshot::{Protocol, Service, Snapshot};
 use crate::stream::Stream;
 use crate::trace::TraceContext;
@@ -63,7 +64,12 @@ pub(crate) async fn serve_listen(worker: Rc<Worker>, accepted: Accepted, index: 
 async fn serve_named(worker: Rc<Worker>, client: std::net::SocketAddr, mut stream: Stream) {
     let limits = &worker.config.limits;
     // A caller may connect long before it has something to say; once it speaks, it must not dawdle.
-    let first = timeout_at(Instant::now() + limits.stream_idle, stream.fill()).await;
+    let first = tokio::select! {
+        biased;
+        first = timeout_at(Instant::now() + limits.stream_idle, stream.fill()) => first,
+        // One that has said nothing loses nothing, and must not hold up the end.
+        () = worker.drain.reached(Phase::Closing) => return,
+    };
     if !matches!(first, Ok(Ok(1..))) {
         return;
     }
@@ -74,6 +80,7 @@ async fn serve_named(worker: Rc<Worker>, client: std::net::SocketAddr, mut strea
         destination: Destination::Named,
         strict: None,
         tunnelled: false,
+        answering: Answering::default(),
     };
     let detected = match stream.seen().first() {
         Some(b'P') => detect(&mut stream, limits.head_timeout).await.ok(),
@@ -126,8 +133,15 @@ pub(crate) async fn serve_fixed(
         },
     };
     let destination = Destination::Fixed(service.clone(), port);
-    let session =
-        Session { side: Side::Outbound, client, identity: None, destination, strict: None, tunnelled };
+    let session = Session {
+        side: Side::Outbound,
+        client,
+        identity: None,
+        destination,
+        strict: None,
+        tunnelled,
+        answering: Answering::default(),
+    };
     match spoken {
         Sniff::Http1 => {
             let _open = worker.count_accepted(Side::Outbound, Wire::Http1, false);
@@ -178,6 +192,7 @@ pub(crate) async fn forward(
     match deliver(worker, session, &mut flight, head, body).await {
         Ok(Delivered::Answer(answered)) => {
             let Answered { arrival, method, deadline } = *answered;
+            flight.begun = Some(session.answering.begin());
             Tracked::response(flight, arrival, &method, worker.config.limits.stream_idle, deadline)
         }
         Ok(Delivered::Switched(response)) => {
@@ -340,30 +355,25 @@ impl Call<'_> {
             let verdict =
                 self.upstream.after(&mut attempts, &outcome, now, &mut *self.worker.rng.borrow_mut());
             let wait = match verdict {
-                Verdict::Done => {
-                    replay.settle();
-                    return result;
+                // There would be no time left for another attempt: the caller gets what there is.
+                Verdict::Again(wait) if self.deadline.is_some_and(|deadline| deadline.at <= now + wait) => {
+                    None
                 }
-                Verdict::BudgetSpent => return Err(Failure::RetryBudget),
-                Verdict::Again(wait) => wait,
+                Verdict::Again(wait) => Some(wait),
+                Verdict::Done => None,
+                Verdict::BudgetSpent => {
+                    give_up(result, &outcome, now);
+                    replay.stop();
+                    return Err(Failure::RetryBudget);
+                }
             };
-            if let Ok(Arrival { engagement: Some(engagement), .. }) = result {
-                engagement.end(&outcome, now);
-            }
-            self.pause(wait, now).await?;
+            let Some(wait) = wait else {
+                replay.settle();
+                return result;
+            };
+            give_up(result, &outcome, now);
+            sleep(wait).await;
         }
-    }
-
-    /// Waits before another attempt, unless the deadline comes first.
-    async fn pause(&self, wait: std::time::Duration, now: Instant) -> Result<(), Failure> {
-        if let Some(deadline) = self.deadline
-            && deadline.at <= now + wait
-        {
-            tokio::time::sleep_until(deadline.at).await;
-            return Err(deadline.failure);
-        }
-        sleep(wait).await;
-        Ok(())
     }
 
     /// One try. Its end is reported to the endpoint's account, except for an answer, which reports its own.
@@ -416,7 +426,10 @@ impl Call<'_> {
                 (Ok(Arrival { head, body, hold, engagement: Some(engagement) }), outcome)
             }
             Err(outcome) => {
-                let failure = failure_of(&outcome, replay);
+                // Where the caller's own body ended in an error, that says nothing of the endpoint.
+                let broken = replay.is_broken();
+                let outcome = if broken { Outcome::Failed(Failure::BadRequest) } else { outcome };
+                let failure = failure_of(&outcome);
                 attempt.failure = Some(failure);
                 engagement.end(&outcome, now);
                 (Err(failure), outcome)
@@ -480,10 +493,16 @@ impl Call<'_> {
     }
 }
 
+/// An answer that the caller does not get still counts for its endpoint.
+fn give_up(result: Result<Arrival, Failure>, outcome: &Outcome, now: Instant) {
+    if let Ok(Arrival { engagement: Some(engagement), .. }) = result {
+        engagement.end(outcome, now);
+    }
+}
+
 /// What the caller is told of an attempt without an answer.
-fn failure_of(outcome: &Outcome, replay: &Replay) -> Failure {
+fn failure_of(outcome: &Outcome) -> Failure {
     match outcome {
-        _ if replay.is_broken() => Failure::BadRequest, // the caller's own body ended in an error
         Outcome::Failed(failure) => *failure,
         Outcome::StaleConnection | Outcome::NotProcessed | Outcome::Status { .. } => Failure::UpstreamReset,
     }

@@ -19,6 +19,9 @@ use crate::body::BodyError;
 /// The most that is kept of one body.
 pub(crate) const LIMIT_BYTES: usize = 64 * 1024;
 
+/// The most pieces that are kept: of a body that comes byte by byte, the handles would take more than the bytes.
+const LIMIT_FRAMES: usize = 1024;
+
 /// What all bodies kept by one worker may take together.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -112,6 +115,15 @@ impl Replay {
         self.0.borrow().bytes
     }
 
+    /// Nobody waits for an answer any more: what still reads the body stops.
+    pub(crate) fn stop(&self) {
+        let mut shared = self.0.borrow_mut();
+        shared.attempt += 1;
+        if let Some(waker) = shared.waker.take() {
+            waker.wake();
+        }
+    }
+
     /// No further attempt will come: the copy is let go.
     pub(crate) fn settle(&self) {
         self.0.borrow_mut().overflow();
@@ -124,7 +136,8 @@ impl Shared {
         if self.overflowed {
             return;
         }
-        if self.kept_bytes + data.len() > LIMIT_BYTES || !self.room.take(data.len()) {
+        let full = self.kept_bytes + data.len() > LIMIT_BYTES || self.kept.len() >= LIMIT_FRAMES;
+        if full || !self.room.take(data.len()) {
             self.overflow();
         } else {
             self.kept_bytes += data.len();

@@ -4,6 +4,7 @@
 //! request goes to [`crate::outbound`] or [`crate::inbound`], and a drain ends the connection without losing a
 //! request.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_api::ServiceName;
 use outrigger_certs::SpiffeId;
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 use crate::answer;
 use crate::body::{Body, BodyError};
@@ -37,6 +39,9 @@ const KEEP_ALIVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
+/// How long a caller that is refused may take to read why.
+const EXPLAINING: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// One connection, as its requests see it.
 pub(crate) struct Session {
     pub(crate) side: Side,
@@ -48,6 +53,33 @@ pub(crate) struct Session {
     pub(crate) strict: Option<StrictHandle>,
     /// The stream is itself inside a tunnel; another one inside it is refused.
     pub(crate) tunnelled: bool,
+    /// Answers of HTTP/1 that have begun and not ended: nothing else may be written meanwhile.
+    pub(crate) answering: Answering,
+}
+
+/// Counts the answers that are being given on one connection. Clones share the count.
+#[derive(Clone, Default)]
+pub(crate) struct Answering(Rc<Cell<u32>>);
+
+/// One of them, until it is dropped.
+pub(crate) struct Begun(Rc<Cell<u32>>);
+
+impl Answering {
+    /// An answer begins.
+    pub(crate) fn begin(&self) -> Begun {
+        self.0.set(self.0.get() + 1);
+        Begun(self.0.clone())
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.0.get() > 0
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// Where the requests of a connection go.
@@ -82,7 +114,7 @@ pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream
     let handle = io.handle();
     session.strict = Some(handle.clone());
     let session = Rc::new(session);
-    let side = session.side;
+    let (side, answering) = (session.side, session.answering.clone());
     let service = {
         let worker = worker.clone();
         service_fn(move |request| {
@@ -122,11 +154,17 @@ pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream
         worker.recorder.metrics.limit_reached(side, Limit::Head);
     }
     tracing::info!(error = failure.name(), %side, cause = %violation, "refused a message");
+    if answering.is_under_way() {
+        return; // the explanation would be taken for a part of that answer
+    }
     if let Some(parts) = connection.into_parts() {
         let mut io = parts.io.into_inner();
-        // The caller may be gone already; there is nobody else to tell.
-        let _ = io.write_all(&answer::raw_http1(failure, side)).await;
-        let _ = io.shutdown().await;
+        let explain = async {
+            io.write_all(&answer::raw_http1(failure, side)).await?;
+            io.shutdown().await
+        };
+        // The caller may be gone already, or not care to read; there is nobody else to tell.
+        let _ = timeout(EXPLAINING, explain).await;
     }
 }
 
