@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use outrigger_certs::{SpiffeId, tls};
@@ -316,6 +316,9 @@ async fn deliver(
         && let Some(caller) = caller
     {
         return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold)));
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::UpstreamProtocol); // nobody asked for it
     }
     headers::strip_hop_by_hop(&mut head.headers);
     let arrival = Arrival { head, body, hold, engagement: None };
