@@ -315,3 +315,62 @@ struct Open {
     _counted: OpenConnection,
     _permit: Permit,
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Request;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Answers each request as soon as its head has come, and reads nothing of its body.
+    async fn hasty(listener: TcpListener) {
+        loop {
+            let (mut io, _) = listener.accept().await.unwrap();
+            spawn_local(async move {
+                let mut head = Vec::new();
+                while io.read_buf(&mut head).await.is_ok_and(|count| count > 0) {
+                    if head.windows(4).any(|end| end == b"\r\n\r\n") {
+                        head.clear();
+                        io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                        io.readable().await.unwrap();
+                    }
+                    if head.len() > 64 * 1024 {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            });
+        }
+    }
+
+    async fn exchange(pool: &Rc<Pool>, address: std::net::SocketAddr, body: Body) -> bool {
+        let dial = async move { Ok(Stream::from(TcpStream::connect(address).await.unwrap())) };
+        let mut loan = pool.loan(dial).await.unwrap();
+        let answer = loan.sender().send_request(Request::post("/").body(body).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        drop(answer);
+        loan.is_reused()
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_goes_on_after_its_answer_keeps_nobody_waiting() {
+        let checks = async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            spawn_local(hasty(listener));
+            let idle = Duration::from_secs(60);
+            let settings = Settings { side: Side::Inbound, mtls: false, idle, max_age: None };
+            let pool = Pool::new(settings, Bulkhead::new(8), Metrics::default());
+            assert!(!exchange(&pool, address, Body::Empty).await);
+            assert!(exchange(&pool, address, Body::Empty).await, "a connection that is free is used again");
+            let upload = Body::Whole(Some(Bytes::from(vec![0; 64 << 20])));
+            assert!(exchange(&pool, address, upload).await);
+            let next = timeout(Duration::from_secs(20), exchange(&pool, address, Body::Empty)).await;
+            assert_eq!(next, Ok(false), "the upload's connection is not free");
+        };
+        LocalSet::new().run_until(checks).await;
+    }
+}
