@@ -117,6 +117,23 @@ async fn broken_chunks_never_pass_for_a_whole_body() {
 }
 
 #[tokio::test]
+async fn nothing_is_written_into_an_answer_that_is_under_way() {
+    let app = streaming(|_request, _call| async move { Ok(http::Response::new(zeros(64 << 20))) });
+    let mesh = Mesh::builder().service("api", app).client("web").start().await;
+    let mut stream = TcpStream::connect(mesh.client("web").proxy()).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: api\r\n\r\n").await.unwrap();
+    assert!(read_head(&mut stream).await.unwrap().starts_with("HTTP/1.1 200"));
+    stream.write_all(b"NON\0SENSE\n\n").await.unwrap();
+    let rest = read_to_end(&mut stream).await;
+    assert!(rest.len() < 64 << 20, "nonsense ends the connection");
+    let refusal = b"HTTP/1.1";
+    assert!(
+        !rest.windows(refusal.len()).any(|window| window == refusal),
+        "a refusal would be taken for a part of the answer"
+    );
+}
+
+#[tokio::test]
 async fn a_head_of_too_many_bytes_or_fields_is_answered_431() {
     let mesh = mesh().await;
     let proxy = mesh.client("web").proxy();
