@@ -4,7 +4,7 @@
 //! authority of the target or the Host field (RFC 9112 section 3.2.2: the target wins).
 
 use http::uri::Authority;
-use http::{HeaderMap, Method, Uri, Version, header};
+use http::{HeaderMap, Method, Uri, Version, header, request};
 use outrigger_api::ServiceName;
 
 use crate::failure::Failure;
@@ -51,6 +51,24 @@ pub(crate) fn authority(
     Ok(named)
 }
 
+/// The authority of a request whose destination is known: its own, or where HTTP/1.0 names none, the destination.
+///
+/// # Errors
+/// As [`authority`].
+pub(crate) fn authority_at(
+    head: &request::Parts,
+    service: &ServiceName,
+    port: u16,
+) -> Result<Authority, Failure> {
+    let unnamed = head.version == Version::HTTP_10
+        && head.uri.authority().is_none()
+        && !head.headers.contains_key(header::HOST);
+    if unnamed {
+        return format!("{service}:{port}").parse().map_err(|_| Failure::BadRequest);
+    }
+    authority(&head.method, &head.uri, head.version, &head.headers)
+}
+
 /// The service and port that an authority names.
 ///
 /// # Errors
@@ -86,6 +104,17 @@ mod tests {
         assert_eq!(of("/x", Some("payments")), Ok(("payments.shop".into(), 80)));
         assert_eq!(of("/x", Some("Payments.Shop:8080")), Ok(("payments.shop".into(), 8080)));
         assert_eq!(of("http://orders.shop/x", Some("payments.shop")), Ok(("orders.shop".into(), 80)));
+    }
+
+    #[test]
+    fn an_old_client_on_a_port_of_its_own_need_not_name_the_service() {
+        let payments = ServiceName::new("shop", "payments").unwrap();
+        let at = |version| {
+            let (head, ()) = Request::builder().version(version).body(()).unwrap().into_parts();
+            authority_at(&head, &payments, 80).map(|authority| authority.to_string())
+        };
+        assert_eq!(at(Version::HTTP_10), Ok("payments.shop:80".to_owned()));
+        assert_eq!(at(Version::HTTP_11), Err(Failure::BadRequest));
     }
 
     #[test]

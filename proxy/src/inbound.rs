@@ -315,7 +315,7 @@ async fn deliver(
         && upgrade::agreed(&method, head.status)
         && let Some(caller) = caller
     {
-        return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold)));
+        return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, None)));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::UpstreamProtocol); // nobody asked for it

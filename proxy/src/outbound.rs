@@ -245,10 +245,15 @@ async fn deliver(
     mut head: request::Parts,
     body: Incoming,
 ) -> Result<Delivered, Failure> {
-    let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
-    let (name, port) = match &session.destination {
-        Destination::Fixed(name, port) => (name.clone(), *port),
-        _ => destination::service(&authority, &worker.config.namespace)?,
+    let (authority, name, port) = match &session.destination {
+        Destination::Fixed(name, port) => {
+            (destination::authority_at(&head, name, *port)?, name.clone(), *port)
+        }
+        _ => {
+            let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
+            let (name, port) = destination::service(&authority, &worker.config.namespace)?;
+            (authority, name, port)
+        }
     };
     let (snapshot, service) = lookup(worker, &name).await?;
     flight.exchange().service = Some(name.clone());
@@ -288,7 +293,8 @@ async fn deliver(
     {
         plan.filter_response(&mut arrival.head.headers);
         let Arrival { head, hold, .. } = arrival;
-        return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold)));
+        let permit = flight.permit.take();
+        return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, permit)));
     }
     headers::strip_hop_by_hop(&mut arrival.head.headers);
     plan.filter_response(&mut arrival.head.headers);

@@ -63,6 +63,7 @@ struct Idle {
     sender: http1::SendRequest<Body>,
     since: Instant,
     born: Instant,
+    open: Weak<Open>,
 }
 
 /// One HTTP/2 connection.
@@ -103,6 +104,8 @@ pub(crate) struct Loan {
     sender: Option<http1::SendRequest<Body>>,
     born: Instant,
     reused: bool,
+    /// Counts the connection also after an upgrade, when its own task has ended.
+    open: Option<Rc<Open>>,
     pool: Weak<Pool>,
 }
 
@@ -122,7 +125,8 @@ impl Drop for Loan {
     fn drop(&mut self) {
         let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
         let Some(pool) = self.pool.upgrade() else { return };
-        pool.idle.borrow_mut().push(Idle { sender, since: Instant::now(), born: self.born });
+        let open = self.open.as_ref().map(Rc::downgrade).unwrap_or_default();
+        pool.idle.borrow_mut().push(Idle { sender, since: Instant::now(), born: self.born, open });
     }
 }
 
@@ -208,6 +212,7 @@ impl Pool {
                     sender: Some(idle.sender),
                     born: idle.born,
                     reused: true,
+                    open: idle.open.upgrade(),
                     pool: Rc::downgrade(self),
                 });
             }
@@ -223,19 +228,21 @@ impl Pool {
         self: &Rc<Self>,
         dial: impl Future<Output = Result<Stream, Failure>>,
     ) -> Result<Loan, Failure> {
-        let open = self.open(Wire::Http1)?;
+        let open = Rc::new(self.open(Wire::Http1)?);
         let stream = dial.await?;
         let (sender, connection) = http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Failure::ConnectRefused)?;
+        let counted = open.clone();
         spawn_local(async move {
-            let _open = open;
+            let _open = counted;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "exclusive connection ended");
             }
         });
-        Ok(Loan { sender: Some(sender), born: Instant::now(), reused: false, pool: Rc::downgrade(self) })
+        let (sender, pool) = (Some(sender), Rc::downgrade(self));
+        Ok(Loan { sender, born: Instant::now(), reused: false, open: Some(open), pool })
     }
 
     /// Takes a place among the service's connections.

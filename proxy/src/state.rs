@@ -32,6 +32,15 @@ pub struct StateSettings {
 /// Why state was not kept or not found.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
+    /// The directory cannot be made or read.
+    #[error("--state-dir {path} cannot be used: name a directory that this user can make and write", path = .path.display())]
+    Directory {
+        /// As it was given.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        source: FileError,
+    },
     /// The file system refused.
     #[error(transparent)]
     File(#[from] FileError),
@@ -61,7 +70,10 @@ pub(crate) struct State {
 impl State {
     /// Makes the directory if need be.
     pub(crate) fn open(settings: StateSettings, namespace: &str) -> Result<Self, StateError> {
-        files::create_private_directory(&settings.directory)?;
+        let made = files::create_private_directory(&settings.directory);
+        made.map_err(|source| StateError::Directory { path: settings.directory.clone(), source })?;
+        // A proxy that was killed while it wrote.
+        files::remove_leftovers(&settings.directory.join(POLICY_FILE))?;
         Ok(Self { settings, namespace: namespace.to_owned() })
     }
 

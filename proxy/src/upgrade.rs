@@ -9,6 +9,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::time::Instant;
 
 use crate::body::Body;
+use crate::bulkhead::Permit;
 use crate::flight::Hold;
 use crate::session::Session;
 use crate::stream::Stream;
@@ -20,13 +21,15 @@ pub(crate) fn agreed(method: &Method, status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || (method == Method::CONNECT && status.is_success())
 }
 
-/// Passes the agreement on, and carries what follows in a task of its own.
+/// Passes the agreement on, and carries what follows in a task of its own, which keeps `permit`: the request's place
+/// in its service's bulkhead.
 pub(crate) fn switch(
     worker: &Rc<Worker>,
     session: &Session,
     caller: OnUpgrade,
     mut head: response::Parts,
     hold: Hold,
+    permit: Option<Permit>,
 ) -> Response<Body> {
     if let Some(strict) = &session.strict {
         strict.pass_through(); // what follows is no longer HTTP
@@ -35,7 +38,7 @@ pub(crate) fn switch(
         let idle = worker.config.limits.tcp_idle;
         let began = Instant::now();
         worker.detach(async move {
-            let _hold = hold;
+            let _held = (hold, permit);
             let (caller, upstream) = match both(caller, upstream).await {
                 Ok(streams) => streams,
                 Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
