@@ -7,6 +7,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use outrigger_tests::app::App;
 use outrigger_tests::app::http::{Reply, answering, deciding, echo, full};
 use outrigger_tests::collector::{Collector, Span};
+use outrigger_tests::port::Port;
 use outrigger_tests::{Client, Mesh, eventually, request};
 
 use crate::documents::{mesh_config, route};
@@ -267,9 +268,8 @@ async fn a_malformed_context_starts_a_new_trace() {
 
 #[tokio::test]
 async fn without_a_collector_requests_are_served_all_the_same() {
-    // A port that nothing listens on: bound, and closed again.
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let args = ["--otlp-endpoint", &format!("http://{gone}"), "--sampling", "1"];
+    let closed = Port::reserve();
+    let args = ["--otlp-endpoint", &format!("http://{}", closed.address), "--sampling", "1"];
     let mesh = Mesh::builder().service("api", echo()).args(&args).client("web").args(&args).start().await;
     for _ in 0..50 {
         assert_eq!(mesh.client("web").get("http://api/").await.status, 200);

@@ -1,6 +1,7 @@
 //! What is wrong on a command line, in a file, a document or a token is said: what, where, and what to do.
 
 use outrigger_tests::app::http::echo;
+use outrigger_tests::port::Port;
 use outrigger_tests::process::{Ended, Process, run};
 use outrigger_tests::{Mesh, eventually};
 
@@ -114,14 +115,14 @@ async fn a_file_that_is_not_there_is_named() {
 
 #[tokio::test]
 async fn the_command_says_where_it_looked_when_there_is_no_control_plane() {
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = Port::reserve();
     let directory = tempfile::tempdir().unwrap();
     let token = directory.path().join("admin.token");
     std::fs::write(&token, "x").unwrap();
-    let api = format!("http://{gone}");
+    let api = format!("http://{}", closed.address);
     let environment = [("OUTRIGGER_API", api.as_str()), ("OUTRIGGER_TOKEN_FILE", token.to_str().unwrap())];
     let ended = run("outrigger", &["proxies"], &environment).await;
-    assert_refused(&ended, 1, &[&gone.to_string()]);
+    assert_refused(&ended, 1, &[&closed.address.to_string()]);
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::port::Port;
+
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What to do with each connection; cheap to clone, started any number of times.
@@ -149,18 +151,15 @@ pub struct RunningApp {
     app: App,
     on: Handle,
     listening: Option<AbortHandle>,
+    _port: Port,
 }
 
 impl RunningApp {
     async fn start(app: App, name: &str, on: &Handle) -> Self {
         let record = Arc::new(Record::new(name));
-        let mut running = Self {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            record,
-            app,
-            on: on.clone(),
-            listening: None,
-        };
+        let port = Port::reserve();
+        let mut running =
+            Self { address: port.address, record, app, on: on.clone(), listening: None, _port: port };
         running.listen().await;
         running
     }
@@ -170,11 +169,11 @@ impl RunningApp {
         let (tell, bound) = tokio::sync::oneshot::channel();
         let task = self.on.spawn(async move {
             let listener = TcpListener::bind(address).await.expect("a port on loopback can be bound");
-            let _ = tell.send(listener.local_addr().expect("a bound socket has an address"));
+            let _ = tell.send(());
             accept(listener, app, record).await;
         });
         self.listening = Some(task.abort_handle());
-        self.address = bound.await.expect("the application listens");
+        bound.await.expect("the application listens");
     }
 
     /// Closes the listener and every connection at once, as `kill -9` does.

@@ -32,6 +32,7 @@ pub mod host;
 pub mod load;
 pub mod mesh;
 pub mod metrics;
+pub mod port;
 pub mod process;
 pub mod raw;
 pub mod wait;

@@ -21,6 +21,7 @@ use crate::app::http::empty;
 use crate::client::{Answer, Client, request};
 use crate::host::Host;
 use crate::metrics::Metrics;
+use crate::port::Port;
 
 /// The trust domain of every mesh.
 pub const TRUST_DOMAIN: &str = "outrigger.test";
@@ -34,6 +35,8 @@ pub struct Mesh {
     apps: Host,
     settings: ControlSettings,
     directory: TempDir,
+    // The control plane's, through all of its lives.
+    _ports: [Port; 2],
     _turn: Turn,
 }
 
@@ -56,13 +59,16 @@ impl Mesh {
         Builder::new()
     }
 
-    async fn empty(settings: ControlSettings, turn: Turn) -> Self {
+    async fn empty(mut settings: ControlSettings, turn: Turn) -> Self {
+        let ports = [Port::reserve(), Port::reserve()];
+        [settings.api, settings.proxies] = ports.each_ref().map(|port| port.address);
         let mut mesh = Self {
             instances: Vec::new(),
             control: None,
             apps: Host::start("applications"),
             settings,
             directory: tempfile::tempdir().expect("a temporary directory can be made"),
+            _ports: ports,
             _turn: turn,
         };
         mesh.start_control_plane().await;

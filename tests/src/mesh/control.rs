@@ -43,14 +43,12 @@ pub(super) enum Control {
 }
 
 impl Mesh {
-    /// Starts the control plane on its directory, in this process; after the first time on the same ports.
+    /// Starts the control plane on its directory, in this process, always on the same ports.
     pub async fn start_control_plane(&mut self) {
         assert!(self.control.is_none(), "the control plane runs");
         let host = Host::start("control plane");
         let config = self.control_config();
         let running = host.run(ControlPlane::start(config)).await.expect("the control plane starts");
-        self.settings.api = running.api;
-        self.settings.proxies = running.proxies;
         self.control = Some(Control::InProcess { running, host });
     }
 
@@ -66,7 +64,7 @@ impl Mesh {
         }
     }
 
-    /// Starts the control plane on its directory as a process; after the first time on the same ports.
+    /// Starts the control plane on its directory as a process, always on the same ports.
     pub async fn start_control_plane_process(&mut self) {
         assert!(self.control.is_none(), "the control plane runs");
         let args = [
@@ -83,8 +81,8 @@ impl Mesh {
         .map(str::to_owned);
         let mut process = Process::start("outrigger", &args, &[]);
         process.ready().await;
-        self.settings.api = process.address("api");
-        self.settings.proxies = process.address("proxies");
+        assert_eq!(process.address("api"), self.settings.api);
+        assert_eq!(process.address("proxies"), self.settings.proxies);
         self.control = Some(Control::Process(process));
     }
 
