@@ -32,7 +32,7 @@ use crate::listener::Accepted;
 use crate::metrics::{Limit, Wire};
 use crate::peer_name;
 use crate::retry::{Outcome, is_grpc};
-use crate::session::{self, Answering, Destination, Session};
+use crate::session::{self, Destination, Session};
 use crate::snapshot::Protocol;
 use crate::stream::Stream;
 use crate::trace::TraceContext;
@@ -89,27 +89,16 @@ async fn serve_tls(worker: Rc<Worker>, client: SocketAddr, io: TcpStream) {
     };
     let stream = Stream::from(tokio_rustls::TlsStream::Server(stream));
     let session = Session {
-        side: Side::Inbound,
-        client,
         identity: Some(caller.identity),
-        destination: Destination::Own(caller.port),
-        strict: None,
-        tunnelled: false,
-        answering: Answering::default(),
+        ..Session::new(Side::Inbound, client, Destination::Own(caller.port))
     };
     match caller.alpn.as_deref() {
         Some(alpn::TCP) => {
             let _open = worker.count_accepted(Side::Inbound, Wire::Tcp, true);
             carry(&worker, session, stream).await;
         }
-        Some(alpn::HTTP1) => {
-            let _open = worker.count_accepted(Side::Inbound, Wire::Http1, true);
-            session::serve_http1(worker, session, stream).await;
-        }
-        _ => {
-            let _open = worker.count_accepted(Side::Inbound, Wire::Http2, true);
-            session::serve_http2(worker, session, stream).await;
-        }
+        Some(alpn::HTTP1) => session::serve_http1(worker, session, stream).await,
+        _ => session::serve_http2(worker, session, stream).await,
     }
 }
 
@@ -156,24 +145,10 @@ async fn serve_plaintext(
         return;
     };
     let destination = Destination::Own(port);
-    let session = Session {
-        side: Side::Inbound,
-        client,
-        identity: None,
-        destination,
-        strict: None,
-        tunnelled: false,
-        answering: Answering::default(),
-    };
+    let session = Session::new(Side::Inbound, client, destination);
     match sniff {
-        Sniff::Http1 => {
-            let _open = worker.count_accepted(Side::Inbound, Wire::Http1, false);
-            session::serve_http1(worker, session, stream).await;
-        }
-        Sniff::Http2 => {
-            let _open = worker.count_accepted(Side::Inbound, Wire::Http2, false);
-            session::serve_http2(worker, session, stream).await;
-        }
+        Sniff::Http1 => session::serve_http1(worker, session, stream).await,
+        Sniff::Http2 => session::serve_http2(worker, session, stream).await,
         Sniff::Tls | Sniff::Opaque | Sniff::More => {
             let _open = worker.count_accepted(Side::Inbound, Wire::Tcp, false);
             carry(&worker, session, stream).await;

@@ -30,7 +30,7 @@ use crate::metrics::Wire;
 use crate::plan::Plan;
 use crate::replay::Replay;
 use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
-use crate::session::{self, Answering, Destination, Session};
+use crate::session::{self, Destination, Session};
 use crate::snapshot::{Protocol, Service, Snapshot};
 use crate::stream::Stream;
 use crate::trace::TraceContext;
@@ -73,34 +73,20 @@ async fn serve_named(worker: Rc<Worker>, client: std::net::SocketAddr, mut strea
     if !matches!(first, Ok(Ok(1..))) {
         return;
     }
-    let session = Session {
-        side: Side::Outbound,
-        client,
-        identity: None,
-        destination: Destination::Named,
-        strict: None,
-        tunnelled: false,
-        answering: Answering::default(),
-    };
+    let session = Session::new(Side::Outbound, client, Destination::Named);
     let detected = match stream.seen().first() {
         Some(b'P') => detect(&mut stream, limits.head_timeout).await.ok(),
         Some(0x16) => Some(Detected::Known(Sniff::Tls)),
         _ => None,
     };
     match detected {
-        Some(Detected::Known(Sniff::Http2)) => {
-            let _open = worker.count_accepted(Side::Outbound, Wire::Http2, false);
-            session::serve_http2(worker, session, stream).await;
-        }
+        Some(Detected::Known(Sniff::Http2)) => session::serve_http2(worker, session, stream).await,
         Some(Detected::Known(Sniff::Tls)) => tracing::info!(
             %client,
             "closed a TLS connection: it names no destination that the proxy can read; speak plain HTTP to the \
              outbound port, use CONNECT, or give the service a port of its own with --listen"
         ),
-        _ => {
-            let _open = worker.count_accepted(Side::Outbound, Wire::Http1, false);
-            session::serve_http1(worker, session, stream).await;
-        }
+        _ => session::serve_http1(worker, session, stream).await,
     }
 }
 
@@ -133,24 +119,10 @@ pub(crate) async fn serve_fixed(
         },
     };
     let destination = Destination::Fixed(service.clone(), port);
-    let session = Session {
-        side: Side::Outbound,
-        client,
-        identity: None,
-        destination,
-        strict: None,
-        tunnelled,
-        answering: Answering::default(),
-    };
+    let session = Session { tunnelled, ..Session::new(Side::Outbound, client, destination) };
     match spoken {
-        Sniff::Http1 => {
-            let _open = worker.count_accepted(Side::Outbound, Wire::Http1, false);
-            session::serve_http1(worker, session, stream).await;
-        }
-        Sniff::Http2 => {
-            let _open = worker.count_accepted(Side::Outbound, Wire::Http2, false);
-            session::serve_http2(worker, session, stream).await;
-        }
+        Sniff::Http1 => session::serve_http1(worker, session, stream).await,
+        Sniff::Http2 => session::serve_http2(worker, session, stream).await,
         Sniff::Tls | Sniff::Opaque | Sniff::More => {
             let _open = worker.count_accepted(Side::Outbound, Wire::Tcp, false);
             opaque::carry_to_service(&worker, stream, service, port).await;

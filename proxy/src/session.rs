@@ -26,7 +26,7 @@ use crate::body::{Body, BodyError};
 use crate::drain::Phase;
 use crate::failure::{Failure, Side};
 use crate::flood::Flood;
-use crate::metrics::Limit;
+use crate::metrics::{Limit, Wire};
 use crate::stream::Stream;
 use crate::strict::{Late, MAX_FIELDS, MAX_HEAD_BYTES, Pace, Strict, StrictHandle};
 use crate::worker::{LocalExec, Worker};
@@ -94,6 +94,19 @@ pub(crate) enum Destination {
 }
 
 impl Session {
+    /// A connection from `client`, of which nothing but its destination is known.
+    pub(crate) fn new(side: Side, client: SocketAddr, destination: Destination) -> Self {
+        Self {
+            side,
+            client,
+            identity: None,
+            destination,
+            strict: None,
+            tunnelled: false,
+            answering: Answering::default(),
+        }
+    }
+
     async fn handle(self: Rc<Self>, worker: Rc<Worker>, request: Request<Incoming>) -> Response<Body> {
         let version = request.version();
         let mut response = match self.side {
@@ -109,6 +122,7 @@ impl Session {
 
 /// Serves HTTP/1 until the caller, an error or the drain ends it.
 pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream: Stream) {
+    let _open = worker.count_accepted(session.side, Wire::Http1, session.identity.is_some());
     let limits = &worker.config.limits;
     let io = Strict::new(stream, Pace::new(limits.head_timeout, limits.stream_idle));
     let handle = io.handle();
@@ -182,6 +196,7 @@ fn note_end(worker: &Worker, side: Side, error: &hyper::Error) {
 
 /// Serves HTTP/2 until the caller, an error or the drain ends it.
 pub(crate) async fn serve_http2(worker: Rc<Worker>, session: Session, stream: Stream) {
+    let _open = worker.count_accepted(session.side, Wire::Http2, session.identity.is_some());
     let limits = &worker.config.limits;
     let session = Rc::new(session);
     let side = session.side;
