@@ -9,7 +9,7 @@ use std::process::Command;
 use outrigger_tests::app::http::saying;
 use outrigger_tests::app::tcp;
 use outrigger_tests::raw::exchange;
-use outrigger_tests::{Mesh, soon};
+use outrigger_tests::{Mesh, skip, soon};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -61,9 +61,8 @@ async fn redirected_traffic_goes_to_the_service_it_was_meant_for() {
     let namespace = match Namespace::make() {
         Ok(namespace) => namespace,
         Err(why) => {
-            println!(
-                "SKIPPED: no network namespace to redirect traffic in: {why} (run as root, with iproute2 and iptables)"
-            );
+            let need = "run as root, with iproute2 and iptables";
+            skip("redirected traffic", &format!("no network namespace to redirect it in: {why} ({need})"));
             return;
         }
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use outrigger_tests::app::http::echo as http_echo;
 use outrigger_tests::app::{App, tcp};
 use outrigger_tests::raw::read_head;
-use outrigger_tests::{Mesh, eventually, soon};
+use outrigger_tests::{Mesh, eventually, skip, soon};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
@@ -187,7 +187,7 @@ impl Redis {
             .kill_on_drop(true)
             .spawn();
         let Ok(server) = server else {
-            println!("SKIPPED: redis-server is not installed (apt-get install redis-server)");
+            skip("a Redis session", "redis-server is not installed (apt-get install redis-server)");
             return None;
         };
         eventually("redis listens", || async { UnixStream::connect(&socket).await.map(drop) }).await;
@@ -234,7 +234,9 @@ async fn a_redis_client_of_its_own_talks_through_the_mesh() {
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success() && said.contains("GET"), "{said} {output:?}");
         }
-        Err(error) => println!("SKIPPED: redis-benchmark: {error} (apt-get install redis-tools)"),
+        Err(error) => {
+            skip("a Redis client", &format!("redis-benchmark: {error} (apt-get install redis-tools)"))
+        }
     }
 }
 
@@ -297,7 +299,7 @@ fn postgres_command(program: &str, directory: &Path) -> Result<Command, String> 
 async fn a_postgresql_client_of_its_own_talks_through_the_mesh() {
     let postgres = match Postgres::start().await {
         Ok(postgres) => postgres,
-        Err(why) => return println!("SKIPPED: {why} (apt-get install postgresql)"),
+        Err(why) => return skip("a PostgreSQL session", &format!("{why} (apt-get install postgresql)")),
     };
     let (mesh, _) = joined(5432, postgres.app()).await;
     let port = mesh.instance("web", 0).sidecar().listens[0].port().to_string();
@@ -306,7 +308,12 @@ async fn a_postgresql_client_of_its_own_talks_through_the_mesh() {
     let arguments = ["-h", "127.0.0.1", "-p", &port, "-U", "tester", "-d", "postgres", "-At", "-c", query];
     let output = match soon("psql ends", Command::new("psql").args(arguments).output()).await {
         Ok(output) => output,
-        Err(error) => return println!("SKIPPED: psql: {error} (apt-get install postgresql-client)"),
+        Err(error) => {
+            return skip(
+                "a PostgreSQL client",
+                &format!("psql: {error} (apt-get install postgresql-client)"),
+            );
+        }
     };
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

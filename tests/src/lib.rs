@@ -35,9 +35,11 @@ pub mod metrics;
 pub mod port;
 pub mod process;
 pub mod raw;
+pub mod skip;
 pub mod wait;
 
 pub use client::{Answer, Client, request};
 pub use load::{Load, Tally};
 pub use mesh::{Builder, Mesh};
+pub use skip::skip;
 pub use wait::{eventually, soon, within};
