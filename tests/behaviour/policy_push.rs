@@ -34,21 +34,13 @@ async fn a_change_reaches_twenty_proxies_in_under_100_ms() {
     for client in &clients {
         assert_eq!(client.get("http://api/").await.header("x-version"), "v0");
     }
-    // A machine that is busy with something else says nothing about the mesh: the best of three hundreds counts.
-    let mut rounds = Vec::new();
-    for round in 0..3 {
-        let mut took = Vec::new();
-        for change in 1..=CHANGES {
-            took.push(change_everywhere(&mesh, &clients, round * CHANGES + change).await);
-        }
-        took.sort_unstable();
-        rounds.push((took[CHANGES - 2], took[CHANGES / 2]));
-        if took[CHANGES - 2] < Duration::from_millis(100) {
-            break;
-        }
+    let mut took = Vec::new();
+    for version in 1..=CHANGES {
+        took.push(change_everywhere(&mesh, &clients, version).await);
     }
-    let (p99, _) = rounds.iter().min().unwrap();
-    assert!(*p99 < Duration::from_millis(100), "p99 and median of each hundred changes: {rounds:?}");
+    took.sort_unstable();
+    let p99 = took[CHANGES - 2];
+    assert!(p99 < Duration::from_millis(100), "p99 {p99:?}, median {:?}, all {took:?}", took[CHANGES / 2]);
     for client in &clients {
         assert_eq!(client.connections(), 1, "no change closes a connection");
     }
