@@ -6,21 +6,21 @@
 //! time a request and memory are what to compare.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::load::{Load, wait_until_served};
+use crate::load::http1::{Target, closed, wait_until_served};
+use crate::load::{Load, raise_file_limit};
 use crate::mesh::{Mesh, SERVICE};
 use crate::process::{Launcher, Process};
 use crate::procfs::{CpuTime, Machine, Memory};
-use crate::report::{Figure, Report};
+use crate::report::checked_out;
+use crate::report::promise::{Figure, Report};
 use crate::upstream::Upstream;
 
 const READY_MS: f64 = 150.0;
@@ -124,7 +124,11 @@ fn measure(args: &FootprintArgs) -> Result<Vec<Figure>> {
 
     progress("without proxies");
     let connections = args.connections as usize;
-    let direct = busy(Load::start(upstream.address, SERVICE, connections)?, Duration::from_secs(3), &[])?;
+    let direct = busy(
+        closed(Target::new(upstream.http1, &[SERVICE], "/"), connections)?,
+        Duration::from_secs(3),
+        &[],
+    )?;
 
     let mesh = Mesh::start(launcher, directory.path().to_owned())?;
     figures.push(Figure::new("control plane: first ready", millis(mesh.control_plane.ready_after), "ms"));
@@ -132,7 +136,7 @@ fn measure(args: &FootprintArgs) -> Result<Vec<Figure>> {
     figures.push(starts(&mesh, &upstream, args.starts)?);
 
     progress("idle");
-    let service = mesh.start_service(upstream.address)?;
+    let service = mesh.start_service(upstream.http1)?;
     let caller = mesh.start_caller()?;
     sleep(SETTLE);
     figures.extend(memory("control plane idle", memory_of(&mesh.control_plane)?, CONTROL_PLANE_IDLE_MIB));
@@ -142,7 +146,7 @@ fn measure(args: &FootprintArgs) -> Result<Vec<Figure>> {
     progress("busy");
     let outbound = caller.address("outbound")?;
     wait_until_served(outbound, SERVICE)?;
-    let load = Load::start(outbound, SERVICE, connections)?;
+    let load = closed(Target::new(outbound, &[SERVICE], "/"), connections)?;
     let seconds = Duration::from_secs(args.seconds.into());
     let busy = busy(load, seconds, &[("caller's proxy", &caller), ("service's proxy", &service)])?;
     for usage in &busy.usage {
@@ -166,7 +170,7 @@ fn measure(args: &FootprintArgs) -> Result<Vec<Figure>> {
 fn starts(mesh: &Mesh, upstream: &Upstream, number: u32) -> Result<Figure> {
     let mut times = Vec::new();
     for _ in 0..number {
-        let proxy = mesh.start_service(upstream.address)?;
+        let proxy = mesh.start_service(upstream.http1)?;
         times.push(millis(proxy.ready_after));
         proxy.stop()?;
     }
@@ -205,7 +209,7 @@ impl Busy {
         let per_second = self.requests as f64 / self.took.as_secs_f64();
         let mut figures = vec![Figure::new(format!("{how}: requests"), per_second, "/s")];
         for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-            let millis = self.latency.value_at_quantile(quantile) as f64 / 1000.0;
+            let millis = self.latency.value_at_quantile(quantile) as f64 / 1e6;
             figures.push(Figure::new(format!("{how}: {name}"), millis, "ms"));
         }
         figures
@@ -217,7 +221,7 @@ fn busy(load: Load, period: Duration, processes: &[(&'static str, &Process)]) ->
     sleep(WARM_UP);
     let cpu = |(_, process): &(_, &Process)| CpuTime::of(process.pid());
     load.measure();
-    let (began, before) = (Instant::now(), load.answered());
+    let (began, before) = (Instant::now(), load.done());
     let cpu_before = processes.iter().map(cpu).collect::<Result<Vec<_>>>()?;
     let mut most = vec![Memory::default(); processes.len()];
     while began.elapsed() < period {
@@ -226,9 +230,9 @@ fn busy(load: Load, period: Duration, processes: &[(&'static str, &Process)]) ->
             *most = most.max(memory_of(process)?);
         }
     }
-    let (took, requests) = (began.elapsed(), load.answered() - before);
+    let (took, requests) = (began.elapsed(), load.done() - before);
     let cpu_after = processes.iter().map(cpu).collect::<Result<Vec<_>>>()?;
-    let latency = load.stop()?;
+    let latency = load.stop()?.latency;
     let usage = processes.iter().zip(most).zip(cpu_before.into_iter().zip(cpu_after));
     let usage = usage
         .map(|((&(name, _), memory), (before, after))| Usage { name, memory, cpu: after.since(before) })
@@ -253,18 +257,6 @@ fn sizes(launcher: &Launcher) -> Result<Vec<Figure>> {
         anyhow::Ok(Figure::bytes(format!("{name}: size of the binary"), bytes))
     };
     ["outrigger-proxy", "outrigger"].into_iter().map(size).collect()
-}
-
-/// Generator and server hold both ends of every connection in this one process.
-fn raise_file_limit() -> Result<()> {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("the limit of open files")
-}
-
-fn checked_out() -> Option<String> {
-    let describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"];
-    let output = Command::new("git").args(describe).output().ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -33,6 +33,7 @@
 //! Results are kept by date in `benches/results`, each with the commit and the machine.
 
 pub mod footprint;
+#[allow(dead_code, reason = "used by the cases that follow")]
 mod load;
 mod mesh;
 mod process;
@@ -40,4 +41,5 @@ mod procfs;
 mod report;
 #[expect(dead_code, reason = "measured by the cases that follow")]
 mod subject;
+#[allow(dead_code, reason = "used by the cases that follow")]
 mod upstream;
