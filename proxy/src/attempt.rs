@@ -4,7 +4,8 @@ use std::error::Error;
 use std::rc::Rc;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header, request, response};
+use hyper::body::Incoming;
 use hyper::ext::Protocol as ConnectProtocol;
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::body::Body;
 use crate::failure::{Failure, Reached};
 use crate::flight::Hold;
 use crate::headers;
+use crate::notable::Notable;
 use crate::peer::{self, Transport};
 use crate::read_ahead::ReadAhead;
 use crate::retry::Outcome;
@@ -31,6 +33,8 @@ pub(crate) struct Way<'a> {
 /// An answer's head, the rest of it still to come.
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
+    /// What the head holds.
+    pub(crate) there: Notable,
     pub(crate) body: ReadAhead,
     pub(crate) hold: Hold,
     /// When the request was given to the connection.
@@ -40,6 +44,13 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// The answer to what was `sent` then, over the connection that `hold` keeps.
+    pub(crate) fn new(response: Response<Incoming>, hold: Hold, sent: Instant) -> Self {
+        let (head, body) = response.into_parts();
+        let there = Notable::of(&head.headers);
+        Self { head, there, body: body.into(), hold, sent, trailing: None }
+    }
+
     /// The same answer, its trailers known to say `status`.
     pub(crate) fn with_grpc_status(self, status: Option<u8>) -> Self {
         Self { trailing: status, ..self }
@@ -64,16 +75,7 @@ impl Way<'_> {
         };
         let sent = Instant::now();
         match stake.sender().try_send_request(request).await {
-            Ok(response) => {
-                let (head, body) = response.into_parts();
-                Ok(Answer {
-                    head,
-                    body: body.into(),
-                    hold: Hold::Shared { _stake: stake },
-                    sent,
-                    trailing: None,
-                })
-            }
+            Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
             Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
         }
     }
@@ -90,10 +92,7 @@ impl Way<'_> {
         };
         let sent = Instant::now();
         match loan.sender().try_send_request(request).await {
-            Ok(response) => {
-                let (head, body) = response.into_parts();
-                Ok(Answer { head, body: body.into(), hold: Hold::Lent { _loan: loan }, sent, trailing: None })
-            }
+            Ok(response) => Ok(Answer::new(response, Hold::Lent { _loan: loan }, sent)),
             Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
         }
     }
@@ -203,7 +202,10 @@ fn outcome_of_http2(error: &h2::Error) -> Outcome {
 
 /// What an answer's head says of the attempt: usually its status, but where the far proxy had no answer of the
 /// application to give, why.
-pub(crate) fn outcome_of_answer(head: &response::Parts, trailing: Option<u8>) -> Outcome {
+pub(crate) fn outcome_of_answer(head: &response::Parts, there: Notable, trailing: Option<u8>) -> Outcome {
+    if !there.has(Notable::ERROR.or(Notable::VERDICT)) {
+        return Outcome::Status { code: head.status, grpc: trailing, retry_after: None };
+    }
     let named = head.headers.get(headers::ERROR).and_then(|value| value.to_str().ok());
     let failure = named.and_then(|text| text.split(';').next()).and_then(Failure::from_name);
     match failure.filter(|failure| failure.facts().reached != Reached::Final) {

@@ -11,6 +11,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::failure::Failure;
+use crate::notable::Notable;
 use crate::retry::is_grpc;
 
 /// How much time is left, in milliseconds.
@@ -47,10 +48,14 @@ impl Deadline {
     /// resources for longer than it asked.
     pub fn of(
         headers: &HeaderMap,
+        there: Notable,
         route: Option<Duration>,
         arrived: Instant,
     ) -> Result<Option<Self>, DeadlineError> {
         let mut deadline = Self::after(arrived, route, Failure::RequestTimeout);
+        if !there.has(Notable::DEADLINE) {
+            return Ok(deadline);
+        }
         for value in headers.get_all(GRPC_TIMEOUT) {
             let left = parse_grpc_timeout(value.as_bytes())?;
             deadline = Self::earlier(deadline, Self::after(arrived, Some(left), Failure::Deadline));
@@ -91,11 +96,12 @@ impl Deadline {
         }
     }
 
-    /// Tells the next hop how much is left: always in `outrigger-deadline-ms`, and in `grpc-timeout` for gRPC.
+    /// Tells the next hop how much is left: always in `outrigger-deadline-ms`, and in `grpc-timeout` for gRPC. `there`
+    /// is what the headers hold already.
     ///
     /// # Errors
     /// Less than a millisecond is left: nothing may be sent; the failure to answer with.
-    pub fn write(&self, headers: &mut HeaderMap, now: Instant) -> Result<(), Failure> {
+    pub fn write(&self, headers: &mut HeaderMap, there: Notable, now: Instant) -> Result<(), Failure> {
         let left = self.remaining(now)?;
         // Rounded down, so that a deadline never grows on its way.
         let milliseconds = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).min(MOST_MS);
@@ -103,7 +109,8 @@ impl Deadline {
             return Err(self.failure);
         }
         headers.insert(DEADLINE_MS, HeaderValue::from(milliseconds));
-        if is_grpc(headers) || headers.contains_key(GRPC_TIMEOUT) {
+        let grpc = there.has(Notable::CONTENT_TYPE.or(Notable::DEADLINE));
+        if grpc && (is_grpc(headers) || headers.contains_key(GRPC_TIMEOUT)) {
             headers.insert(GRPC_TIMEOUT, format_grpc_timeout(left));
         }
         Ok(())
@@ -176,10 +183,23 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
+    fn of(
+        fields: &HeaderMap,
+        route: Option<Duration>,
+        now: Instant,
+    ) -> Result<Option<Deadline>, DeadlineError> {
+        Deadline::of(fields, Notable::of(fields), route, now)
+    }
+
+    fn write(deadline: &Deadline, fields: &mut HeaderMap, now: Instant) -> Result<(), Failure> {
+        let there = Notable::of(fields);
+        deadline.write(fields, there, now)
+    }
+
     #[test]
     fn the_smallest_of_route_and_caller_counts_and_names_the_failure() {
         let now = Instant::now();
-        let of = |route, fields: &[_]| Deadline::of(&headers(fields), route, now).unwrap();
+        let of = |route, fields: &[_]| of(&headers(fields), route, now).unwrap();
         let caller = |at| Some(Deadline { at: now + at, failure: Failure::Deadline });
         let route = |at| Some(Deadline { at: now + at, failure: Failure::RequestTimeout });
         assert_eq!(of(None, &[]), None);
@@ -198,18 +218,18 @@ mod tests {
         let now = Instant::now();
         for bad in ["", "S", "1", "1s", "123456789S", "-1S", "1 S", "1.5S", "+1S", "1SS", "٣S"] {
             let fields = headers(&[("grpc-timeout", bad)]);
-            assert_eq!(Deadline::of(&fields, None, now), Err(DeadlineError::GrpcTimeout), "{bad:?}");
+            assert_eq!(of(&fields, None, now), Err(DeadlineError::GrpcTimeout), "{bad:?}");
         }
         for bad in ["", "x", "-1", "1.5", "1234567890123456"] {
             let fields = headers(&[("outrigger-deadline-ms", bad)]);
-            assert_eq!(Deadline::of(&fields, None, now), Err(DeadlineError::DeadlineMs), "{bad:?}");
+            assert_eq!(of(&fields, None, now), Err(DeadlineError::DeadlineMs), "{bad:?}");
         }
     }
 
     #[test]
     fn an_attempt_never_outlives_its_request() {
         let now = Instant::now();
-        let request = Deadline::of(&headers(&[]), Some(ms(400)), now).unwrap();
+        let request = of(&headers(&[]), Some(ms(400)), now).unwrap();
         let first = Deadline::of_attempt(request, Some(ms(200)), now).unwrap();
         assert_eq!((first.at, first.failure), (now + ms(200), Failure::TryTimeout));
         let last = Deadline::of_attempt(request, Some(ms(200)), now + ms(300)).unwrap();
@@ -221,13 +241,13 @@ mod tests {
     fn time_spent_is_taken_off_for_the_next_hop() {
         let now = Instant::now();
         let mut call = headers(&[("content-type", "application/grpc"), ("grpc-timeout", "1S")]);
-        let deadline = Deadline::of(&call, None, now).unwrap().unwrap();
-        deadline.write(&mut call, now + ms(300)).unwrap();
+        let deadline = of(&call, None, now).unwrap().unwrap();
+        write(&deadline, &mut call, now + ms(300)).unwrap();
         assert_eq!(call["grpc-timeout"], "700000u");
         assert_eq!(call["outrigger-deadline-ms"], "700");
 
         let mut plain = headers(&[]);
-        deadline.write(&mut plain, now + ms(300)).unwrap();
+        write(&deadline, &mut plain, now + ms(300)).unwrap();
         assert!(!plain.contains_key("grpc-timeout"));
     }
 
@@ -238,7 +258,7 @@ mod tests {
         assert_eq!(deadline.remaining(now + ms(10)), Err(Failure::Deadline));
         assert_eq!(deadline.remaining(now + ms(11)), Err(Failure::Deadline));
         let almost = now + Duration::from_micros(9_500);
-        assert_eq!(deadline.write(&mut headers(&[]), almost), Err(Failure::Deadline));
+        assert_eq!(write(&deadline, &mut headers(&[]), almost), Err(Failure::Deadline));
     }
 
     #[test]
@@ -246,8 +266,8 @@ mod tests {
         let now = Instant::now();
         let fields = headers(&[("grpc-timeout", "99999999H"), ("outrigger-deadline-ms", "999999999999999")]);
         let mut onwards = headers(&[("content-type", "application/grpc")]);
-        if let Some(deadline) = Deadline::of(&fields, Some(Duration::MAX), now).unwrap() {
-            deadline.write(&mut onwards, now).unwrap();
+        if let Some(deadline) = of(&fields, Some(Duration::MAX), now).unwrap() {
+            write(&deadline, &mut onwards, now).unwrap();
         }
         assert_eq!(format_grpc_timeout(Duration::MAX), "99999999H");
     }

@@ -24,6 +24,7 @@ use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::headers;
 use crate::metrics::{ActiveRequest, Limit};
+use crate::notable::Notable;
 use crate::pool::{Loan, Stake};
 use crate::read_ahead::ReadAhead;
 use crate::replay::Replay;
@@ -109,6 +110,8 @@ pub(crate) enum Hold {
 /// An upstream's answer, its head read.
 pub(crate) struct Arrival {
     pub(crate) head: response::Parts,
+    /// What the head held when it came.
+    pub(crate) there: Notable,
     pub(crate) body: ReadAhead,
     pub(crate) hold: Hold,
     /// The endpoint's account of this attempt (outbound).
@@ -143,8 +146,12 @@ impl Tracked {
         idle: Duration,
         deadline: Option<Deadline>,
     ) -> Response<Body> {
-        let Arrival { head, body, hold, engagement } = arrival;
-        let outcome = Outcome::answer(head.status, &head.headers);
+        let Arrival { head, there, body, hold, engagement } = arrival;
+        let outcome = if there.has(Notable::VERDICT) {
+            Outcome::answer(head.status, &head.headers)
+        } else {
+            Outcome::Status { code: head.status, grpc: None, retry_after: None }
+        };
         let exchange = flight.exchange();
         exchange.status = head.status.as_u16();
         if flight.grpc {

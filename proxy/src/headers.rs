@@ -5,6 +5,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
+use outrigger_certs::SpiffeId;
 
 use crate::deadline::DEADLINE_MS;
 
@@ -18,6 +19,11 @@ pub(crate) const ERROR: HeaderName = HeaderName::from_static("outrigger-error");
 pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("outrigger-attempt");
 /// What the caller spoke, from proxy to proxy only.
 pub(crate) const CALLER_PROTOCOL: HeaderName = HeaderName::from_static("outrigger-caller-protocol");
+
+/// The value of [`CLIENT_CERT`] for a caller.
+pub(crate) fn client_cert(caller: &SpiffeId) -> HeaderValue {
+    HeaderValue::try_from(format!("URI={caller}")).expect("SPIFFE ids are visible ASCII")
+}
 
 /// Which protocol an upgrade asks for.
 ///

@@ -30,6 +30,7 @@ use crate::failure::{Failure, Side};
 use crate::flight::{Arrival, Flight, Hold, Tracked};
 use crate::listener::Accepted;
 use crate::metrics::{Limit, Wire};
+use crate::notable::Notable;
 use crate::peer_name;
 use crate::retry::{Outcome, is_grpc};
 use crate::session::{self, Destination, Session};
@@ -89,6 +90,7 @@ async fn serve_tls(worker: Rc<Worker>, client: SocketAddr, io: TcpStream) {
     };
     let stream = Stream::from(tokio_rustls::TlsStream::Server(stream));
     let session = Session {
+        client_cert: Some(headers::client_cert(&caller.identity)),
         identity: Some(caller.identity),
         ..Session::new(Side::Inbound, client, Destination::Own(caller.port))
     };
@@ -200,8 +202,9 @@ pub(crate) async fn forward(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    let mut flight = begin(worker, session, &mut head);
-    match deliver(worker, session, &mut flight, head, body).await {
+    let there = Notable::of(&head.headers);
+    let mut flight = begin(worker, session, &mut head, there);
+    match deliver(worker, session, &mut flight, head, there, body).await {
         Ok(Delivered::Answer(arrival, method, deadline)) => {
             flight.begun = Some(session.answering.begin());
             Tracked::response(flight, *arrival, &method, worker.config.limits.stream_idle, deadline)
@@ -220,13 +223,18 @@ enum Delivered {
 }
 
 /// Opens the record of a request.
-fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts) -> Flight {
+fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts, there: Notable) -> Flight {
     let mesh = worker.snapshots.current().mesh.clone();
     let ratio = worker.config.sampling.unwrap_or(mesh.sampling_ratio);
-    let trace = TraceContext::extract(&head.headers, ratio, &mut *worker.rng.borrow_mut());
-    let id = head.headers.entry(headers::REQUEST_ID).or_insert_with(|| {
-        HeaderValue::try_from(trace.trace_id.to_string()).expect("hexadecimal digits are a field value")
-    });
+    let trace = {
+        let rng = &mut *worker.rng.borrow_mut();
+        if there.has(Notable::TRACE) {
+            TraceContext::extract(&head.headers, ratio, rng)
+        } else {
+            TraceContext::start(ratio, rng)
+        }
+    };
+    let id = head.headers.entry(headers::REQUEST_ID).or_insert_with(|| trace.trace_id.to_value());
     let mut exchange = Exchange::new(Side::Inbound, trace, Instant::now(), worker.clock.now());
     exchange.request_id = Some(id.clone());
     exchange.service = worker.config.service.clone();
@@ -235,12 +243,13 @@ fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts) -> F
     }
     exchange.peer = session.identity.clone();
     exchange.mtls = session.identity.is_some();
-    exchange.version = spoken(head);
+    exchange.version = if there.has(Notable::PROXY_ONLY) { spoken(head) } else { head.version };
     exchange.method = head.method.clone();
     exchange.uri = head.uri.clone();
     exchange.authority = head.headers.get(header::HOST).cloned();
     exchange.client = Some(session.client);
-    Flight::new(worker.clone(), exchange, mesh.access_log, is_grpc(&head.headers))
+    let grpc = there.has(Notable::CONTENT_TYPE) && is_grpc(&head.headers);
+    Flight::new(worker.clone(), exchange, mesh.access_log, grpc)
 }
 
 /// What the caller itself spoke, as its proxy says; a caller without a proxy speaks for itself.
@@ -257,21 +266,26 @@ async fn deliver(
     session: &Rc<Session>,
     flight: &mut Flight,
     mut head: request::Parts,
+    there: Notable,
     body: Incoming,
 ) -> Result<Delivered, Failure> {
     let Destination::Own(port) = session.destination else { return Err(Failure::NoRoute) };
     let application = worker.applications.get(&port).ok_or(Failure::NoRoute)?;
+    let snapshot = worker.snapshots.current();
     let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
-    let asked = headers::upgrade_of(head.version, &head.headers).cloned();
-    let protocol = spoken(&head);
-    headers::strip_hop_by_hop(&mut head.headers);
-    stamp(&mut head.headers, session.identity.as_ref());
-    let deadline =
-        Deadline::of(&head.headers, None, flight.exchange().started).map_err(|_| Failure::BadRequest)?;
-    if let Some(deadline) = deadline {
-        deadline.write(&mut head.headers, Instant::now())?;
+    let protocol = flight.exchange().version;
+    let mut asked = None;
+    if there.has(Notable::HOP_BY_HOP) {
+        asked = headers::upgrade_of(head.version, &head.headers).cloned();
+        headers::strip_hop_by_hop(&mut head.headers);
     }
-    flight.exchange().trace.inject(&mut head.headers, &worker.snapshots.current().mesh.trace_formats);
+    stamp(&mut head.headers, there, session);
+    let started = flight.exchange().started;
+    let deadline = Deadline::of(&head.headers, there, None, started).map_err(|_| Failure::BadRequest)?;
+    if let Some(deadline) = deadline {
+        deadline.write(&mut head.headers, there, Instant::now())?;
+    }
+    flight.exchange().trace.inject(&mut head.headers, &snapshot.mesh.trace_formats, there);
     let deadline = deadline.map(|deadline| Deadline { at: deadline.at + GRACE, ..deadline });
     let caller = head.extensions.remove::<OnUpgrade>();
     let extended = head.extensions.get::<hyper::ext::Protocol>().is_some();
@@ -284,8 +298,10 @@ async fn deliver(
     let method = head.method.clone();
     let call = Call { application, authority, head, asked, multiplexed: multiplexed(application, protocol) };
     let answer = call.send_in_time(flight, body, deadline).await?;
-    let Answer { mut head, body, hold, .. } = answer;
-    head.headers.remove(headers::ERROR); // only a proxy may say it
+    let Answer { mut head, there, body, hold, .. } = answer;
+    if there.has(Notable::ERROR) {
+        head.headers.remove(headers::ERROR); // only a proxy may say it
+    }
     if switching
         && upgrade::agreed(&method, head.status)
         && let Some(caller) = caller
@@ -295,8 +311,10 @@ async fn deliver(
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::UpstreamProtocol); // nobody asked for it
     }
-    headers::strip_hop_by_hop(&mut head.headers);
-    let arrival = Arrival { head, body, hold, engagement: None };
+    if there.has(Notable::HOP_BY_HOP) {
+        headers::strip_hop_by_hop(&mut head.headers);
+    }
+    let arrival = Arrival { head, there, body, hold, engagement: None };
     Ok(Delivered::Answer(Box::new(arrival), method, deadline))
 }
 
@@ -310,19 +328,25 @@ fn multiplexed(application: &Application, caller: Version) -> bool {
 }
 
 /// Tells the application who calls, and nobody else may.
-fn stamp(fields: &mut HeaderMap, identity: Option<&SpiffeId>) {
-    fields.remove(headers::CALLER_PROTOCOL);
-    fields.remove(headers::ERROR);
-    headers::strip_lookalikes(fields);
-    match identity {
-        Some(id) => {
-            let value = HeaderValue::try_from(format!("URI={id}")).expect("SPIFFE ids are visible ASCII");
-            fields.insert(headers::CLIENT_CERT, value);
+fn stamp(fields: &mut HeaderMap, there: Notable, session: &Session) {
+    if there.has(Notable::PROXY_ONLY) {
+        fields.remove(headers::CALLER_PROTOCOL);
+    }
+    if there.has(Notable::ERROR) {
+        fields.remove(headers::ERROR);
+    }
+    if there.has(Notable::UNDERSCORE) {
+        headers::strip_lookalikes(fields);
+    }
+    match &session.client_cert {
+        Some(value) => {
+            fields.insert(headers::CLIENT_CERT, value.clone());
         }
-        None => {
+        None if there.has(Notable::PROXY_ONLY) => {
             fields.remove(headers::CLIENT_CERT);
             fields.remove(headers::ATTEMPT);
         }
+        None => {}
     }
 }
 
@@ -352,27 +376,18 @@ impl Call<'_> {
     }
 
     async fn send(self, body: Incoming) -> Result<Answer, Failure> {
-        let Self { application, authority, head, asked, multiplexed } = self;
+        let Self { application, authority, mut head, asked, multiplexed } = self;
+        let mut fields = std::mem::take(&mut head.headers);
         if multiplexed && asked.is_none() {
             let stake = application.stake().await?;
-            let mut request = multiplexed_request(&head, &authority, head.headers.clone(), Body::Once(body))?;
+            let mut request = multiplexed_request(&head, &authority, fields, Body::Once(body))?;
             request.headers_mut().remove(headers::CALLER_PROTOCOL);
             let (sent, mut sender) = (Instant::now(), stake.sender());
             return match sender.try_send_request(request).await {
-                Ok(response) => {
-                    let (head, body) = response.into_parts();
-                    Ok(Answer {
-                        head,
-                        body: body.into(),
-                        hold: Hold::Shared { _stake: stake },
-                        sent,
-                        trailing: None,
-                    })
-                }
+                Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
                 Err(error) => Err(failure_of(&outcome_of(error.message().is_some(), error.error()))),
             };
         }
-        let mut fields = head.headers.clone();
         if let Some(protocol) = asked {
             fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             fields.insert(header::UPGRADE, protocol);
@@ -390,16 +405,7 @@ async fn send_exclusive(application: &Application, request: Request<Body>) -> Re
     let mut loan = application.loan().await?;
     let (sent, reused) = (Instant::now(), loan.is_reused());
     let again = match loan.sender().try_send_request(request).await {
-        Ok(response) => {
-            let (head, body) = response.into_parts();
-            return Ok(Answer {
-                head,
-                body: body.into(),
-                hold: Hold::Lent { _loan: loan },
-                sent,
-                trailing: None,
-            });
-        }
+        Ok(response) => return Ok(Answer::new(response, Hold::Lent { _loan: loan }, sent)),
         Err(mut error) => {
             let unsent = error.take_message();
             let stale = reused && error.error().is_incomplete_message();
@@ -413,10 +419,7 @@ async fn send_exclusive(application: &Application, request: Request<Body>) -> Re
     let mut loan = application.fresh_loan().await?;
     let sent = Instant::now();
     match loan.sender().try_send_request(again).await {
-        Ok(response) => {
-            let (head, body) = response.into_parts();
-            Ok(Answer { head, body: body.into(), hold: Hold::Lent { _loan: loan }, sent, trailing: None })
-        }
+        Ok(response) => Ok(Answer::new(response, Hold::Lent { _loan: loan }, sent)),
         Err(mut error) => Err(failure_of(&outcome_of(error.take_message().is_some(), error.error()))),
     }
 }

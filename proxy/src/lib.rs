@@ -55,6 +55,7 @@ pub mod listener;
 pub mod load;
 pub mod log;
 pub mod metrics;
+pub mod notable;
 mod opaque;
 mod outbound;
 pub mod outlier;

@@ -27,6 +27,7 @@ use crate::failure::{Failure, Side};
 use crate::flight::{Arrival, Flight, Tracked};
 use crate::listener::Accepted;
 use crate::metrics::Wire;
+use crate::notable::Notable;
 use crate::plan::Plan;
 use crate::replay::Replay;
 use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
@@ -160,8 +161,9 @@ pub(crate) async fn forward(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    let mut flight = begin(worker, session, &mut head);
-    match deliver(worker, session, &mut flight, head, body).await {
+    let there = Notable::of(&head.headers);
+    let mut flight = begin(worker, session, &mut head, there);
+    match deliver(worker, session, &mut flight, head, there, body).await {
         Ok(Delivered::Answer(answered)) => {
             let Answered { arrival, method, deadline } = *answered;
             flight.begun = Some(session.answering.begin());
@@ -189,17 +191,21 @@ struct Answered {
 }
 
 /// Opens the record of a request and gives it its trace and its id.
-fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts) -> Flight {
+fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts, there: Notable) -> Flight {
     let snapshot = worker.snapshots.current();
     let trace = {
         let rng = &mut *worker.rng.borrow_mut();
         let ratio = worker.config.sampling.unwrap_or(snapshot.mesh.sampling_ratio);
-        TraceContext::extract(&head.headers, ratio, rng)
+        if there.has(Notable::TRACE) {
+            TraceContext::extract(&head.headers, ratio, rng)
+        } else {
+            TraceContext::start(ratio, rng)
+        }
     };
-    headers::strip_untrusted_request(&mut head.headers);
-    let id = head.headers.entry(headers::REQUEST_ID).or_insert_with(|| {
-        HeaderValue::try_from(trace.trace_id.to_string()).expect("hexadecimal digits are a field value")
-    });
+    if there.has(Notable::PROXY_ONLY.or(Notable::ERROR).or(Notable::UNDERSCORE)) {
+        headers::strip_untrusted_request(&mut head.headers);
+    }
+    let id = head.headers.entry(headers::REQUEST_ID).or_insert_with(|| trace.trace_id.to_value());
     let mut exchange = Exchange::new(Side::Outbound, trace, Instant::now(), worker.clock.now());
     exchange.request_id = Some(id.clone());
     exchange.version = head.version;
@@ -207,7 +213,8 @@ fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts) -> F
     exchange.uri = head.uri.clone();
     exchange.authority = head.headers.get(header::HOST).cloned();
     exchange.client = Some(session.client);
-    Flight::new(worker.clone(), exchange, snapshot.mesh.access_log, is_grpc(&head.headers))
+    let grpc = there.has(Notable::CONTENT_TYPE) && is_grpc(&head.headers);
+    Flight::new(worker.clone(), exchange, snapshot.mesh.access_log, grpc)
 }
 
 async fn deliver(
@@ -215,6 +222,7 @@ async fn deliver(
     session: &Rc<Session>,
     flight: &mut Flight,
     mut head: request::Parts,
+    mut there: Notable,
     body: Incoming,
 ) -> Result<Delivered, Failure> {
     let (authority, name, port) = match &session.destination {
@@ -235,12 +243,18 @@ async fn deliver(
     }
     let plan = Plan::of(&service, port, &head, &mut *worker.rng.borrow_mut())?;
     flight.exchange().route = plan.route();
-    let asked = headers::upgrade_of(head.version, &head.headers).cloned();
-    headers::strip_hop_by_hop(&mut head.headers);
-    plan.filter_request(&mut head.headers)?;
+    let mut asked = None;
+    if there.has(Notable::HOP_BY_HOP) {
+        asked = headers::upgrade_of(head.version, &head.headers).cloned();
+        headers::strip_hop_by_hop(&mut head.headers);
+    }
+    if plan.has_filters() {
+        plan.filter_request(&mut head.headers)?;
+        there = Notable::of(&head.headers);
+    }
     let started = flight.exchange().started;
     let deadline =
-        Deadline::of(&head.headers, plan.request_timeout, started).map_err(|_| Failure::BadRequest)?;
+        Deadline::of(&head.headers, there, plan.request_timeout, started).map_err(|_| Failure::BadRequest)?;
     let backend = snapshot.services.get(&plan.backend).ok_or(Failure::InvalidBackend)?;
     let upstream = worker.upstream(backend, Instant::now());
     flight.permit = Some(upstream.admit()?);
@@ -255,6 +269,7 @@ async fn deliver(
         plan: &plan,
         authority,
         head,
+        there,
         asked,
         deadline,
     };
@@ -268,7 +283,9 @@ async fn deliver(
         let permit = flight.permit.take();
         return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, permit)));
     }
-    headers::strip_hop_by_hop(&mut arrival.head.headers);
+    if arrival.there.has(Notable::HOP_BY_HOP) {
+        headers::strip_hop_by_hop(&mut arrival.head.headers);
+    }
     plan.filter_response(&mut arrival.head.headers);
     Ok(Delivered::Answer(Box::new(Answered { arrival, method, deadline })))
 }
@@ -310,6 +327,8 @@ struct Call<'a> {
     plan: &'a Plan<'a>,
     authority: Authority,
     head: request::Parts,
+    /// What the head holds.
+    there: Notable,
     /// The protocol to switch to.
     asked: Option<HeaderValue>,
     deadline: Option<Deadline>,
@@ -394,14 +413,14 @@ impl Call<'_> {
         attempt.duration = now.duration_since(attempt.started);
         let elapsed = attempt.duration;
         let done = match sent {
-            Ok(Answer { head, body, hold, sent, trailing }) => {
-                let outcome = outcome_of_answer(&head, trailing);
+            Ok(Answer { head, there, body, hold, sent, trailing }) => {
+                let outcome = outcome_of_answer(&head, there, trailing);
                 attempt.status = Some(head.status.as_u16());
                 if let Outcome::Status { grpc, .. } = &outcome {
                     attempt.grpc_status = *grpc;
                 }
                 engagement.answered(&outcome, sent, now);
-                (Ok(Arrival { head, body, hold, engagement: Some(engagement) }), outcome)
+                (Ok(Arrival { head, there, body, hold, engagement: Some(engagement) }), outcome)
             }
             Err(outcome) => {
                 // Where the caller's own body ended in an error, that says nothing of the endpoint.
@@ -421,9 +440,9 @@ impl Call<'_> {
     fn request(&self, trace: &TraceContext, number: u32, body: Body) -> Result<Request<Body>, Failure> {
         let mut fields = self.head.headers.clone();
         if let Some(deadline) = self.deadline {
-            deadline.write(&mut fields, Instant::now())?;
+            deadline.write(&mut fields, self.there, Instant::now())?;
         }
-        trace.inject(&mut fields, &self.snapshot.mesh.trace_formats);
+        trace.inject(&mut fields, &self.snapshot.mesh.trace_formats, self.there);
         fields.insert(headers::ATTEMPT, HeaderValue::from(number));
         let Some(protocol) = &self.asked else {
             return multiplexed_request(&self.head, &self.authority, fields, body);
@@ -433,9 +452,13 @@ impl Call<'_> {
         exclusive_request(&self.head.method, self.head.uri.path_and_query(), &self.authority, fields, body)
     }
 
+    fn is_grpc(&self) -> bool {
+        self.there.has(Notable::CONTENT_TYPE) && is_grpc(&self.head.headers)
+    }
+
     /// Whether the status in an answer's trailers may ask for another attempt.
     fn retries_grpc_codes(&self) -> bool {
-        self.plan.retry.is_some_and(|retry| !retry.grpc.is_empty()) && is_grpc(&self.head.headers)
+        self.plan.retry.is_some_and(|retry| !retry.grpc.is_empty()) && self.is_grpc()
     }
 
     async fn send(

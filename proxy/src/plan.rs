@@ -98,6 +98,11 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Whether it changes anything in a message.
+    pub(crate) fn has_filters(&self) -> bool {
+        self.filters().next().is_some()
+    }
+
     fn filters(&self) -> impl Iterator<Item = &'a Filter> {
         let rule = self.rule.map_or(&[][..], |rule| &rule.filters);
         let chosen = self.chosen.map_or(&[][..], |backend| &backend.filters);

@@ -48,6 +48,8 @@ pub(crate) struct Session {
     pub(crate) client: SocketAddr,
     /// The caller's verified identity (inbound).
     pub(crate) identity: Option<SpiffeId>,
+    /// The same, as the application is told.
+    pub(crate) client_cert: Option<HeaderValue>,
     pub(crate) destination: Destination,
     /// Lets an upgrade take the connection over.
     pub(crate) strict: Option<StrictHandle>,
@@ -100,6 +102,7 @@ impl Session {
             side,
             client,
             identity: None,
+            client_cert: None,
             destination,
             strict: None,
             tunnelled: false,

@@ -15,9 +15,10 @@ mod w3c;
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroU128};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use rand::{Rng, RngExt};
 
+use crate::notable::Notable;
 use crate::snapshot::TraceFormat;
 
 /// Names one trace: 16 bytes, not all zero.
@@ -83,6 +84,21 @@ struct Incoming {
 }
 
 impl TraceContext {
+    /// Starts a trace, of which `ratio` (0 to 1) are sampled.
+    pub fn start(ratio: f64, rng: &mut impl Rng) -> Self {
+        let trace_id = TraceId::random(rng);
+        Self {
+            trace_id,
+            span_id: SpanId::random(rng),
+            parent: None,
+            parent_is_remote: false,
+            sampled: trace_id.within(ratio),
+            debug: false,
+            random: true,
+            seen: Formats::default(),
+        }
+    }
+
     /// Reads the caller's context and makes this hop's span of it, or starts a trace.
     ///
     /// The caller's sampling decision is kept. Where there is none, `ratio` of the traces (0 to 1) is sampled,
@@ -131,14 +147,23 @@ impl TraceContext {
     /// Writes the context into the headers for the next hop: in the formats that the request came with and in
     /// `formats`. Other trace headers are removed; `tracestate` stays only if it is valid beside a valid
     /// `traceparent`.
-    pub fn inject(&self, headers: &mut HeaderMap, formats: &[TraceFormat]) {
+    ///
+    /// `there` is what the headers hold already.
+    pub fn inject(&self, headers: &mut HeaderMap, formats: &[TraceFormat], there: Notable) {
         let write = |format| self.seen.has(format) || formats.contains(&format);
         if write(TraceFormat::W3c) {
-            w3c::write(self, headers, self.seen.has(TraceFormat::W3c));
-        } else {
-            w3c::remove(headers);
+            w3c::write(self, headers);
         }
-        b3::remove(headers);
+        if there.has(Notable::TRACE) {
+            if !write(TraceFormat::W3c) {
+                w3c::remove(headers);
+            } else if !self.seen.has(TraceFormat::W3c) {
+                w3c::remove_state(headers);
+            } else {
+                w3c::remove_invalid_state(headers);
+            }
+            b3::remove(headers);
+        }
         if write(TraceFormat::B3) {
             b3::write_single(self, headers);
         }
@@ -175,6 +200,13 @@ impl TraceId {
     /// Big-endian, as it is printed.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.get().to_be_bytes()
+    }
+
+    /// The 32 lower-case hexadecimal digits, as the value of a field.
+    pub fn to_value(self) -> HeaderValue {
+        let mut digits = [0; 32];
+        put_hex(&mut digits, &self.to_bytes());
+        HeaderValue::from_bytes(&digits).expect("hexadecimal digits are a field value")
     }
 }
 

@@ -19,6 +19,11 @@ fn extract(lines: &[(&'static str, &str)], ratio: f64) -> TraceContext {
     TraceContext::extract(&headers(lines), ratio, &mut StdRng::seed_from_u64(7))
 }
 
+fn inject(context: &TraceContext, map: &mut HeaderMap, formats: &[TraceFormat]) {
+    let there = Notable::of(map);
+    context.inject(map, formats, there);
+}
+
 /// What the context says, without what is random.
 fn said(context: &TraceContext) -> Option<(String, String, bool)> {
     context.parent.map(|parent| (context.trace_id.to_string(), parent.to_string(), context.sampled))
@@ -166,7 +171,7 @@ fn w3c_wins_over_b3_and_all_formats_tell_the_same_afterwards() {
     ]);
     let context = TraceContext::extract(&map, 0.0, &mut StdRng::seed_from_u64(1));
     assert_eq!(context.trace_id.to_string(), TRACE);
-    context.inject(&mut map, &[]);
+    inject(&context, &mut map, &[]);
     let span = context.span_id.to_string();
     assert_eq!(map["traceparent"], format!("00-{TRACE}-{span}-01"));
     assert_eq!(map["b3"], format!("{TRACE}-{span}-1-{SPAN}"));
@@ -189,7 +194,7 @@ fn what_came_is_passed_on_and_what_did_not_is_written_only_when_configured() {
     ];
     for (incoming, formats, expected) in cases {
         let mut map = headers(incoming);
-        extract(incoming, 0.0).inject(&mut map, formats);
+        inject(&extract(incoming, 0.0), &mut map, formats);
         let mut names: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, expected, "{incoming:?} {formats:?}");
@@ -200,7 +205,7 @@ fn what_came_is_passed_on_and_what_did_not_is_written_only_when_configured() {
 fn short_b3_ids_stay_short_and_debug_stays_debug() {
     let mut map = headers(&[("b3", &format!("{SPAN}-{SPAN}-d"))]);
     let context = TraceContext::extract(&map, 0.0, &mut StdRng::seed_from_u64(1));
-    context.inject(&mut map, &[TraceFormat::B3Multi, TraceFormat::W3c]);
+    inject(&context, &mut map, &[TraceFormat::B3Multi, TraceFormat::W3c]);
     let span = context.span_id;
     assert_eq!(map["b3"], format!("{SPAN}-{span}-d-{SPAN}"));
     assert_eq!(map["x-b3-traceid"], SPAN);
@@ -234,7 +239,7 @@ fn tracestate_and_baggage_go_on_unchanged_if_valid() {
         }
         let before: Vec<_> = map.get_all("tracestate").iter().cloned().collect();
         let context = TraceContext::extract(&map, 0.0, &mut StdRng::seed_from_u64(1));
-        context.inject(&mut map, &[TraceFormat::W3c]);
+        inject(&context, &mut map, &[TraceFormat::W3c]);
         let after: Vec<_> = map.get_all("tracestate").iter().cloned().collect();
         assert_eq!(after, if kept { before } else { vec![] }, "{lines:?}");
         assert_eq!(map["baggage"], "user=7;p, broken");
@@ -245,7 +250,7 @@ fn tracestate_and_baggage_go_on_unchanged_if_valid() {
 fn tracestate_without_a_valid_traceparent_is_dropped() {
     let mut map = headers(&[("tracestate", "a=1"), ("b3", &format!("{TRACE}-{SPAN}-1"))]);
     let context = TraceContext::extract(&map, 0.0, &mut StdRng::seed_from_u64(1));
-    context.inject(&mut map, &[TraceFormat::W3c]);
+    inject(&context, &mut map, &[TraceFormat::W3c]);
     assert!(!map.contains_key("tracestate"));
 }
 
@@ -262,12 +267,12 @@ fn the_ratio_decides_where_no_caller_did() {
 #[test]
 fn a_new_trace_says_that_its_id_is_random_and_an_old_one_keeps_what_it_said() {
     let mut map = HeaderMap::new();
-    extract(&[], 1.0).inject(&mut map, &[TraceFormat::W3c]);
+    inject(&extract(&[], 1.0), &mut map, &[TraceFormat::W3c]);
     assert!(map["traceparent"].to_str().unwrap().ends_with("-03"));
     for flags in ["00", "01", "02", "03"] {
         let mut map = headers(&[("traceparent", &format!("00-{TRACE}-{SPAN}-{flags}"))]);
         let context = TraceContext::extract(&map, 0.0, &mut StdRng::seed_from_u64(1));
-        context.inject(&mut map, &[]);
+        inject(&context, &mut map, &[]);
         assert!(map["traceparent"].to_str().unwrap().ends_with(flags), "{map:?}");
     }
 }
@@ -283,7 +288,7 @@ proptest::proptest! {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut map = headers(&[("traceparent", &parent), ("b3", &single), ("tracestate", &state)]);
         let context = TraceContext::extract(&map, 0.5, &mut rng);
-        context.inject(&mut map, &[TraceFormat::W3c, TraceFormat::B3, TraceFormat::B3Multi]);
+        inject(&context, &mut map, &[TraceFormat::W3c, TraceFormat::B3, TraceFormat::B3Multi]);
         for kept in [&["traceparent"][..], &["b3"], &["x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags"]] {
             let mut one = map.clone();
             for name in ["traceparent", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags"] {

@@ -51,8 +51,8 @@ fn byte(digits: &[u8]) -> Option<u8> {
     super::hex(digits).map(|number| number as u8)
 }
 
-/// Writes `traceparent`. `tracestate` stays if `keep_state` and it can be read.
-pub(super) fn write(context: &TraceContext, headers: &mut HeaderMap, keep_state: bool) {
+/// Writes `traceparent`.
+pub(super) fn write(context: &TraceContext, headers: &mut HeaderMap) {
     let mut text = [b'-'; LENGTH];
     text[..2].copy_from_slice(b"00");
     put_hex(&mut text[3..35], &context.trace_id.to_bytes());
@@ -62,9 +62,18 @@ pub(super) fn write(context: &TraceContext, headers: &mut HeaderMap, keep_state:
     put_hex(&mut text[53..55], &[sampled | random]);
     let value = HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes");
     headers.insert(TRACEPARENT, value);
-    if headers.contains_key(TRACESTATE) && !(keep_state && state_is_valid(headers)) {
-        headers.remove(TRACESTATE);
+}
+
+/// Removes a `tracestate` that cannot be read.
+pub(super) fn remove_invalid_state(headers: &mut HeaderMap) {
+    if headers.contains_key(TRACESTATE) && !state_is_valid(headers) {
+        remove_state(headers);
     }
+}
+
+/// Removes `tracestate`.
+pub(super) fn remove_state(headers: &mut HeaderMap) {
+    headers.remove(TRACESTATE);
 }
 
 /// Removes both.
