@@ -36,15 +36,31 @@ impl Mesh {
         Ok(Self { control_plane, launcher, directory })
     }
 
+    /// Makes these documents, YAML, part of the mesh's policy: all of them or none.
+    pub(crate) fn apply(&self, documents: &str) -> Result<()> {
+        let file = self.directory.join("policy.yaml");
+        std::fs::write(&file, documents).context("the policy cannot be written")?;
+        self.outrigger(&["apply", "-f", &file.display().to_string()]).map(drop)
+    }
+
     /// Starts a proxy of the service whose application is there.
     pub(crate) fn start_service(&self, application: SocketAddr) -> Result<Process> {
-        let app = format!("80={application}");
-        self.start_proxy("app", &["--service", "app", "--app", &app])
+        self.start_service_with(&["--app", &format!("80={application}")])
+    }
+
+    /// Starts a proxy of the service with these flags, which name the applications.
+    pub(crate) fn start_service_with(&self, flags: &[&str]) -> Result<Process> {
+        self.start_proxy("app", &[&["--service", "app"], flags].concat())
     }
 
     /// Starts the proxy of a workload that only calls others.
     pub(crate) fn start_caller(&self) -> Result<Process> {
-        self.start_proxy("caller", &[])
+        self.start_caller_with(&[])
+    }
+
+    /// Starts the proxy of a workload that only calls others, with these flags.
+    pub(crate) fn start_caller_with(&self, flags: &[&str]) -> Result<Process> {
+        self.start_proxy("caller", flags)
     }
 
     fn start_proxy(&self, account: &str, more: &[&str]) -> Result<Process> {
@@ -76,17 +92,24 @@ impl Mesh {
         if file.exists() {
             return Ok(file);
         }
-        let arguments = words(&["token", "create", "--namespace", "bench", "--service-account", account]);
-        let mut command = self.launcher.command("outrigger", &arguments)?;
+        let token =
+            self.outrigger(&["token", "create", "--namespace", "bench", "--service-account", account])?;
+        std::fs::write(&file, token).context("the join token cannot be written")?;
+        Ok(file)
+    }
+
+    /// Runs a command as the mesh's administrator; what it printed.
+    fn outrigger(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let mut command = self.launcher.command("outrigger", &words(arguments))?;
         command
             .env("OUTRIGGER_API", format!("http://{}", self.control_plane.address("api")?))
             .env("OUTRIGGER_TOKEN_FILE", self.directory.join("control-plane/admin.token"));
-        let output = command.output().context("outrigger token create")?;
+        let what = || format!("outrigger {}", arguments.first().copied().unwrap_or_default());
+        let output = command.output().with_context(what)?;
         if !output.status.success() {
-            bail!("outrigger token create: {}", String::from_utf8_lossy(&output.stderr));
+            bail!("{}: {}", what(), String::from_utf8_lossy(&output.stderr));
         }
-        std::fs::write(&file, output.stdout).context("the join token cannot be written")?;
-        Ok(file)
+        Ok(output.stdout)
     }
 }
 

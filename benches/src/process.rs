@@ -1,4 +1,4 @@
-//! One release binary as a process: how long it takes until it is ready, and its orderly end.
+//! One program as a process: how long it takes until it is ready, what it said if it does not, and its orderly end.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -17,13 +17,14 @@ use tokio::time::Instant;
 /// How long a start or an end may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A process that has said it is ready. Dropping it kills it.
+/// A running process. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
     child: Child,
+    log: PathBuf,
     ready: Value,
-    /// From just before the process was made to its ready line.
+    /// From just before the process was made to its ready line; nought for one that prints none.
     pub(crate) ready_after: Duration,
 }
 
@@ -67,20 +68,14 @@ impl Launcher {
     /// # Errors
     /// It ended, or said nothing for 20 s; with what it wrote to standard error.
     pub(crate) fn start(&self, name: &str, binary: &str, arguments: &[String]) -> Result<Process> {
-        let log = self.logs.join(format!("{name}.log"));
         let mut command = self.command(binary, arguments)?;
-        command.stdout(Stdio::piped()).stderr(File::create(&log).context("a log file")?);
+        command.stdout(Stdio::piped());
         let started = Instant::now();
-        let mut child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
-        let stdout = child.stdout.take().context("standard output is piped")?;
-        // From here on, leaving early must not leave the process behind.
-        let mut process =
-            Process { name: name.to_owned(), child, ready: Value::Null, ready_after: Duration::ZERO };
+        let mut process = Process::spawn(name, command, &self.logs)?;
+        let stdout = process.child.stdout.take().context("standard output is piped")?;
         let Some((line, at)) = ready_line(stdout) else {
-            let ended = process.child.try_wait().ok().flatten();
-            let state =
-                ended.map_or_else(|| format!("was not ready in {PATIENCE:?}"), |s| format!("ended: {s}"));
-            bail!("{name} {state}: {}", tail(&log));
+            process.check()?;
+            return Err(process.failure(&format!("was not ready in {PATIENCE:?}")));
         };
         process.ready = line;
         process.ready_after = at.duration_since(started);
@@ -113,6 +108,34 @@ fn tail(log: &Path) -> String {
 }
 
 impl Process {
+    /// Starts a program that prints no ready line. Its standard error is kept in this directory.
+    ///
+    /// # Errors
+    /// It cannot be started; whether it keeps running is for [`check`](Self::check) to say.
+    pub(crate) fn spawn(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
+        let log = logs.join(format!("{name}.log"));
+        command.stderr(File::create(&log).context("a log file")?);
+        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
+        let name = name.to_owned();
+        Ok(Self { name, child, log, ready: Value::Null, ready_after: Duration::ZERO })
+    }
+
+    /// That it is still there.
+    ///
+    /// # Errors
+    /// It has ended; with what it wrote to standard error.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => Err(self.failure(&format!("ended: {status}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// What is wrong with it, followed by the last lines that it wrote.
+    pub(crate) fn failure(&self, what: &str) -> anyhow::Error {
+        anyhow!("{} {what}: {}", self.name, tail(&self.log))
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -120,7 +143,10 @@ impl Process {
 
     /// An address from its ready line.
     pub(crate) fn address(&self, key: &str) -> Result<SocketAddr> {
-        let text = self.ready.get(key).and_then(Value::as_str);
+        // The first, where there may be several.
+        let value =
+            self.ready.get(key).and_then(|value| if value.is_array() { value.get(0) } else { Some(value) });
+        let text = value.and_then(Value::as_str);
         text.and_then(|text| text.parse().ok())
             .with_context(|| format!("{}: no address {key:?} in its ready line {}", self.name, self.ready))
     }
@@ -167,9 +193,10 @@ mod tests {
     #[test]
     fn a_process_is_ready_when_it_says_so_and_not_at_its_first_line() {
         let logs = tempfile::tempdir().unwrap();
-        let script = r#"echo hello; echo '{"ready":true,"admin":"127.0.0.1:1"}'; exec sleep 60"#;
+        let script = r#"echo hello; echo '{"ready":true,"admin":"127.0.0.1:1","listens":["127.0.0.1:2"]}'; exec sleep 60"#;
         let process = launcher(logs.path()).start("told", "sh", &shell(script)).unwrap();
         assert_eq!(process.address("admin").unwrap().port(), 1);
+        assert_eq!(process.address("listens").unwrap().port(), 2, "the first of several");
         assert!(process.address("inbound").is_err(), "an address it did not name");
         assert!(process.ready_after > Duration::ZERO);
     }
@@ -181,6 +208,19 @@ mod tests {
             launcher(logs.path()).start("failed", "sh", &shell("echo the port is taken >&2; exit 3"));
         let text = failed.unwrap_err().to_string();
         assert!(text.contains("the port is taken"), "{text}");
+    }
+
+    #[test]
+    fn one_that_says_nothing_is_watched_all_the_same() {
+        let logs = tempfile::tempdir().unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "read go; echo no such cluster >&2; exit 3"]).stdin(Stdio::piped());
+        let mut process = Process::spawn("watched", command, logs.path()).unwrap();
+        process.check().unwrap();
+        drop(process.child.stdin.take());
+        process.child.wait().unwrap();
+        let text = process.check().unwrap_err().to_string();
+        assert!(text.contains("watched ended") && text.contains("no such cluster"), "{text}");
     }
 
     #[test]

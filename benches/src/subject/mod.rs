@@ -4,13 +4,27 @@
 //! each kind is. Whatever is in between is its own affair: the cases see addresses, process ids and the time it
 //! took until both proxies served.
 
+mod collector;
+mod envoy;
+mod haproxy;
+mod outrigger;
+mod pki;
+mod ready;
+mod tools;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
+use tempfile::TempDir;
+
+use collector::Collector;
+pub(crate) use tools::Tools;
+
+use crate::process::Process;
 
 /// What is measured: a pair of proxies between load and upstream, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
@@ -74,8 +88,68 @@ pub(crate) struct Running {
     pub(crate) tcp: SocketAddr,
     /// The caller's and the service's, in this order; none for [`Subject::None`].
     pub(crate) proxies: Vec<Proxy>,
-    /// From making the first proxy's process until both served.
+    /// From making the service's proxy, over making the caller's once the first listens, until a request through
+    /// both was answered.
     pub(crate) ready_in: Duration,
+    held: Held,
+}
+
+/// What lives as long as the subject, and ends in this order.
+#[derive(Debug)]
+struct Held {
+    /// The caller's and the service's proxy, and whatever else there is.
+    processes: Vec<Process>,
+    /// For subjects that make spans.
+    collector: Option<Collector>,
+    /// Configuration, keys and logs.
+    directory: Option<TempDir>,
+}
+
+impl Running {
+    /// How many spans both proxies have exported so far; `None` where the subject makes none.
+    pub(crate) fn spans(&self) -> Option<u64> {
+        self.held.collector.as_ref().map(Collector::spans)
+    }
+
+    /// Where its configuration, keys and logs are, as long as it runs.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.held.directory.as_ref().map(TempDir::path)
+    }
+
+    /// That all its processes are still there.
+    ///
+    /// # Errors
+    /// One has ended; with the last lines that it wrote.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.held.processes.iter_mut().try_for_each(Process::check)
+    }
+
+    /// With what a request through both of them tells: that they serve, and since when.
+    fn pair(entries: Entries, caller: Process, service: Process, mut held: Held) -> Result<Self> {
+        let proxy = |name: &str, process: &Process| Proxy { name: name.to_owned(), pid: process.pid() };
+        let proxies = vec![proxy("caller", &caller), proxy("service", &service)];
+        held.processes.splice(0..0, [caller, service]);
+        let Entries { http1, http2, tcp, since } = entries;
+        let mut running = Self { http1, http2, tcp, proxies, ready_in: Duration::ZERO, held };
+        running.ready_in = ready::wait(&mut running, since)?;
+        Ok(running)
+    }
+
+    /// The last lines of everything that the processes wrote.
+    fn explain(&self, what: &str) -> anyhow::Error {
+        self.held.processes.iter().fold(anyhow::anyhow!("{what}"), |all, process| {
+            anyhow::anyhow!("{all}\n{}", process.failure("wrote"))
+        })
+    }
+}
+
+/// Where a pair is entered, before it is known to serve.
+struct Entries {
+    http1: Entry,
+    http2: Entry,
+    tcp: SocketAddr,
+    /// When the first proxy's process was made.
+    since: tokio::time::Instant,
 }
 
 /// Where load of one kind goes in.
@@ -96,59 +170,59 @@ pub(crate) struct Proxy {
     pub(crate) pid: u32,
 }
 
-/// The programs that the subjects consist of.
-#[derive(Debug)]
-pub(crate) struct Tools {
-    /// Where `outrigger` and `outrigger-proxy` are.
-    pub(crate) binaries: PathBuf,
-}
-
-impl Tools {
-    /// Finds what these subjects need, and installs what can be installed without privileges.
-    ///
-    /// # Errors
-    /// The binaries of this repository are missing. A missing peer is no error: see [`missing`](Self::missing).
-    pub(crate) fn find(binaries: &Path, _subjects: &[Subject]) -> Result<Self> {
-        Ok(Self { binaries: binaries.to_owned() })
-    }
-
-    /// Why this subject cannot be measured here, and what would help, if so.
-    pub(crate) fn missing(&self, subject: Subject) -> Option<String> {
-        match subject {
-            Subject::None => None,
-            Subject::Outrigger | Subject::EnvoyHttp1 | Subject::EnvoyHttp2 | Subject::Haproxy => {
-                Some("this build cannot start it".to_owned())
-            }
-        }
-    }
-
-    /// The version of what the subject runs, as the program itself says.
-    pub(crate) fn version(&self, _subject: Subject) -> Option<String> {
-        None
-    }
-}
-
 impl Subject {
     /// Whether it can be set up like this.
     pub(crate) fn supports(self, setup: &Setup) -> bool {
-        self == Self::Outrigger || *setup == Setup::default()
+        let same = |sampling, workers| Setup { sampling, workers, ..Setup::default() };
+        match self {
+            Self::Outrigger => true,
+            // There is nothing to set up.
+            Self::None => *setup == Setup::default(),
+            Self::EnvoyHttp1 | Self::EnvoyHttp2 => *setup == same(setup.sampling, setup.workers),
+            // It makes no spans: nought of them is what it does at the usual ratio.
+            Self::Haproxy => *setup == same(Setup::default().sampling, setup.workers),
+        }
     }
 
     /// Starts it before these upstreams, and returns once all its entries have answered.
     ///
     /// # Errors
     /// A process did not start or did not serve in time, with what it said.
-    pub(crate) fn start(self, _setup: &Setup, upstreams: &Upstreams, tools: &Tools) -> Result<Running> {
-        if let Some(why) = tools.missing(self) {
-            bail!("{why}");
-        }
-        let entry = |address| Entry { address, authority: vec!["bench".to_owned()] };
-        Ok(Running {
-            http1: entry(upstreams.http1),
-            http2: entry(upstreams.http2),
-            tcp: upstreams.tcp,
-            proxies: Vec::new(),
-            ready_in: Duration::ZERO,
-        })
+    pub(crate) fn start(self, setup: &Setup, upstreams: &Upstreams, tools: &Tools) -> Result<Running> {
+        let started = match self {
+            Self::None => Ok(Running {
+                http1: entry(upstreams.http1),
+                http2: entry(upstreams.http2),
+                tcp: upstreams.tcp,
+                proxies: Vec::new(),
+                ready_in: Duration::ZERO,
+                held: Held { processes: Vec::new(), collector: None, directory: None },
+            }),
+            Self::Outrigger => outrigger::start(setup, upstreams, tools),
+            Self::EnvoyHttp1 => envoy::start(&tools.peer(self)?, envoy::Between::Http1, setup, upstreams),
+            Self::EnvoyHttp2 => envoy::start(&tools.peer(self)?, envoy::Between::Http2, setup, upstreams),
+            Self::Haproxy => haproxy::start(&tools.peer(self)?, setup, upstreams),
+        };
+        started.with_context(|| format!("{self:?} cannot be started"))
+    }
+}
+
+/// Where everybody but Outrigger is entered: there is one service.
+fn entry(address: SocketAddr) -> Entry {
+    Entry { address, authority: vec![pki::SERVICE.dns.to_owned()] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setup_that_a_subject_cannot_have_is_not_measured_as_if_it_had_it() {
+        let all = [Subject::None, Subject::Outrigger, Subject::EnvoyHttp2, Subject::Haproxy];
+        let who = |setup: Setup| all.map(|subject| subject.supports(&setup));
+        assert_eq!(who(Setup::default()), [true; 4]);
+        assert_eq!(who(Setup { workers: 2, ..Setup::default() }), [false, true, true, true]);
+        assert_eq!(who(Setup { sampling: 1.0, ..Setup::default() }), [false, true, true, false]);
+        assert_eq!(who(Setup { services_used: 50, ..Setup::default() }), [false, true, false, false]);
     }
 }
