@@ -87,3 +87,9 @@ pub use args::ProxyArgs;
 pub use config::ProxyConfig;
 pub use proxy::{Proxy, Running, StartError};
 pub use run::run;
+
+/// What `headers` does at a hop to the fields of a message that belong to one connection; public to be measured alone.
+#[doc(hidden)]
+pub fn strip_hop_by_hop(fields: &mut http::HeaderMap) {
+    headers::strip_hop_by_hop(fields);
+}

@@ -2,7 +2,8 @@
 //!
 //! `outrigger-benches instructions` starts this program under callgrind and reads the counters before and after each
 //! order, so that only the work lies between. A line on standard input names a step and says how often; when it
-//! is done, a line on standard output says so. Without a name the steps are listed.
+//! is done, a line on standard output says so. The first line on standard output lists the steps, each with how often it
+//! should be done to be counted.
 
 use std::io::{self, BufRead as _, Write as _};
 
@@ -20,7 +21,8 @@ pub(crate) const ARGUMENT: &str = "--count";
 pub(crate) fn serve() -> Result<()> {
     let steps = step::all();
     let mut prepared: Option<(&str, Work)> = None;
-    say(&steps.iter().map(|step| step.name).collect::<Vec<_>>().join(" "))?;
+    let listed: Vec<String> = steps.iter().map(|step| format!("{step}={}", step.times)).collect();
+    say(&listed.join(" "))?;
     for line in io::stdin().lock().lines() {
         let line = line.context("standard input")?;
         let (name, times) = line.split_once(' ').with_context(|| format!("not STEP TIMES: {line:?}"))?;

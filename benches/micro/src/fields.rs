@@ -1,8 +1,10 @@
-//! What happens to a request's head: its bytes checked, its trace read.
+//! What happens to a request's head: its bytes checked, its fields stripped, its trace read and passed on.
 
 use std::hint::black_box;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use outrigger_proxy::notable::Notable;
+use outrigger_proxy::snapshot::TraceFormat;
 use outrigger_proxy::strict::Framing;
 use outrigger_proxy::trace::TraceContext;
 use rand::SeedableRng;
@@ -38,6 +40,24 @@ pub(crate) fn check() -> Work {
     Box::new(move || framing.feed(black_box(head.as_bytes())).expect("the head is right"))
 }
 
+/// Which of its fields concern the proxy.
+pub(crate) fn look() -> Work {
+    let fields = fields();
+    Box::new(move || {
+        black_box(Notable::of(black_box(&fields)));
+    })
+}
+
+/// What belongs to one connection taken out of a copy of it. The copy is measured, too.
+pub(crate) fn strip() -> Work {
+    let fields = fields();
+    Box::new(move || {
+        let mut fields = black_box(&fields).clone();
+        outrigger_proxy::strip_hop_by_hop(&mut fields);
+        black_box(fields);
+    })
+}
+
 /// The caller's trace, and this hop's span in it.
 pub(crate) fn extract() -> Work {
     let fields = fields();
@@ -45,4 +65,12 @@ pub(crate) fn extract() -> Work {
     Box::new(move || {
         black_box(TraceContext::extract(black_box(&fields), 0.01, &mut rng));
     })
+}
+
+/// The trace, written over the caller's.
+pub(crate) fn inject() -> Work {
+    let mut fields = fields();
+    let there = Notable::of(&fields);
+    let trace = TraceContext::extract(&fields, 0.01, &mut StdRng::seed_from_u64(7));
+    Box::new(move || trace.inject(black_box(&mut fields), &[TraceFormat::W3c], there))
 }
