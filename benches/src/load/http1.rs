@@ -94,7 +94,7 @@ pub(super) async fn patiently<T>(doing: impl Future<Output = io::Result<T>>) -> 
 }
 
 /// One request and its whole answer.
-async fn exchange(stream: &mut TcpStream, request: &[u8], read: &mut Vec<u8>) -> io::Result<()> {
+pub(super) async fn exchange(stream: &mut TcpStream, request: &[u8], read: &mut Vec<u8>) -> io::Result<()> {
     stream.write_all(request).await?;
     answer(stream, read).await
 }

@@ -21,7 +21,7 @@ use super::{Load, Recorder, all};
 use crate::subject::Entry;
 
 /// The message of each call: its prefix of five bytes, and twenty more.
-const MESSAGE: &[u8] = b"\x00\x00\x00\x00\x14call of the benchmar";
+pub(crate) const MESSAGE: &[u8] = b"\x00\x00\x00\x00\x14call of the benchmar";
 /// Windows are never what is measured.
 const WINDOW_BYTES: u32 = 1 << 20;
 
@@ -52,7 +52,7 @@ pub(crate) fn closed(entry: &Entry, connections: usize, streams: usize) -> Resul
 }
 
 /// The head of a call, which is the same every time.
-fn call(authority: &str) -> Result<Request<()>> {
+pub(super) fn call(authority: &str) -> Result<Request<()>> {
     Request::builder()
         .method(Method::POST)
         .uri(format!("http://{authority}/bench.Bench/Call"))
@@ -63,7 +63,7 @@ fn call(authority: &str) -> Result<Request<()>> {
         .with_context(|| format!("{authority} is no authority"))
 }
 
-async fn open(address: SocketAddr, drivers: &mut JoinSet<()>) -> Result<SendRequest<Bytes>> {
+pub(super) async fn open(address: SocketAddr, drivers: &mut JoinSet<()>) -> Result<SendRequest<Bytes>> {
     let stream = connect(address).await.context("a connection")?;
     let handshake = Builder::new()
         .initial_window_size(WINDOW_BYTES)
@@ -98,7 +98,7 @@ async fn keep_busy(
 }
 
 /// One call and its whole answer.
-async fn exchange(sender: &SendRequest<Bytes>, call: &Request<()>) -> io::Result<()> {
+pub(super) async fn exchange(sender: &SendRequest<Bytes>, call: &Request<()>) -> io::Result<()> {
     let mut sender = sender.clone().ready().await.map_err(io::Error::other)?;
     let (response, mut body) = sender.send_request(call.clone(), false).map_err(io::Error::other)?;
     body.send_data(Bytes::from_static(MESSAGE), true).map_err(io::Error::other)?;

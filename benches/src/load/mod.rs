@@ -9,7 +9,8 @@
 //! - [`http2`]: streams that are never idle on a few HTTP/2 connections, shaped like gRPC (closed loop);
 //! - [`bulk`]: two opaque TCP streams, one each way, as fast as they go;
 //! - [`churn`]: TCP connections that live for one short exchange;
-//! - [`held`]: HTTP/1.1 connections that have been used once and are kept.
+//! - [`held`]: HTTP/1.1 connections that have been used once and are kept;
+//! - [`lockstep`]: a number of requests and no more, for counting what they cost.
 
 use std::cell::RefCell;
 use std::io;
@@ -30,6 +31,7 @@ pub(crate) mod churn;
 pub(crate) mod held;
 pub(crate) mod http1;
 pub(crate) mod http2;
+pub(crate) mod lockstep;
 pub(crate) mod open;
 
 /// An answer that takes longer is a failure.
