@@ -1,6 +1,11 @@
 //! Where one HTTP/1 request ends and the next begins, byte by byte (RFC 9112), without a buffer.
 
+mod lines;
+mod value;
+
 use crate::failure::Failure;
+use lines::{is_target, is_token, is_value};
+use value::Value;
 
 /// A head, or a trailer section, may have this many bytes.
 pub const MAX_HEAD_BYTES: usize = 60 << 10;
@@ -92,13 +97,12 @@ pub struct Framing {
     hosts: u8,
     length: Option<u64>,
     chunked: bool,
-    /// The name of the current field, in lower case, as far as it may be one of interest.
+    /// The name of the current field, as far as it may be one of interest.
     name: [u8; LONGEST_NAME],
     name_length: usize,
 }
 
 const LONGEST_NAME: usize = b"transfer-encoding".len();
-const CHUNKED: &[u8] = b"chunked";
 const VERSION: &[u8] = b"HTTP/1.";
 
 /// Which fields are being read.
@@ -147,17 +151,6 @@ enum State {
     DataCr,
     /// LF after a chunk.
     DataLf,
-}
-
-/// What has been read of a field's value.
-#[derive(Debug, Clone, Copy)]
-enum Value {
-    /// One that does not matter here.
-    Other,
-    /// Content-Length: no digit yet, digits, or white space after them.
-    Length { number: Option<u64>, ended: bool },
-    /// Transfer-Encoding: so much of `chunked`, or white space after it.
-    Coding { matched: usize, ended: bool },
 }
 
 impl Default for Framing {
@@ -221,9 +214,12 @@ impl Framing {
                     self.state = if left == 0 { State::DataCr } else { State::Data { left } };
                     taken
                 }
-                // Runs of bytes that only have to be allowed are skipped in one go: they are most of a head.
-                State::Value(Value::Other) => self.skip(bytes, is_value)?,
-                State::Target { empty: false } => self.skip(bytes, is_target)?,
+                // Most heads come in one piece, and their lines are taken in as such.
+                State::Start { .. } => self.whole_request_line(bytes),
+                State::FieldStart => self.whole_field_line(bytes)?,
+                // In those that do not, runs of bytes that only have to be allowed are most of what there is.
+                State::Value(Value::Other) => self.skip(lines::value_run(bytes))?,
+                State::Target { empty: false } => self.skip(lines::target_run(bytes))?,
                 _ => 0,
             };
             bytes = &bytes[taken..];
@@ -235,11 +231,49 @@ impl Framing {
         Ok(())
     }
 
-    /// Passes over the bytes at the beginning that are `allowed`.
-    fn skip(&mut self, bytes: &[u8], allowed: fn(u8) -> bool) -> Result<usize, Violation> {
-        let run = bytes.iter().position(|byte| !allowed(*byte)).unwrap_or(bytes.len());
-        self.count(run)?;
-        Ok(run)
+    /// Takes in a request line, if all of it is there and right. How many bytes that were.
+    fn whole_request_line(&mut self, bytes: &[u8]) -> usize {
+        let Some(line) = lines::request_line(bytes).filter(|line| self.has_room(line.bytes)) else {
+            return 0;
+        };
+        self.bytes += line.bytes;
+        self.version_11 = line.version_11;
+        self.state = State::FieldStart;
+        line.bytes
+    }
+
+    /// Takes in a field line or the end of the section, if all of it is there and right. How many bytes that were.
+    fn whole_field_line(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
+        const END: &[u8] = b"\r\n";
+        if bytes.starts_with(END) && self.has_room(END.len()) {
+            self.bytes += END.len();
+            self.end_section()?;
+            return Ok(END.len());
+        }
+        let Some(line) = lines::field_line(bytes) else { return Ok(0) };
+        if self.fields >= MAX_FIELDS || !self.has_room(line.bytes) {
+            return Ok(0);
+        }
+        self.fields += 1;
+        self.bytes += line.bytes;
+        let mut value = self.begin_value(line.name)?;
+        if !matches!(value, Value::Other) {
+            for byte in line.value {
+                value = value.push(*byte)?;
+            }
+            self.end_value(value)?;
+        }
+        Ok(line.bytes)
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.bytes + bytes <= MAX_HEAD_BYTES
+    }
+
+    /// Passes over so many bytes.
+    fn skip(&mut self, bytes: usize) -> Result<usize, Violation> {
+        self.count(bytes)?;
+        Ok(bytes)
     }
 
     /// Counts bytes of a section.
@@ -325,7 +359,10 @@ impl Framing {
                 self.push_name(byte);
                 State::Name
             }
-            (State::Name, b':') => State::Value(self.begin_value()?),
+            (State::Name, b':') => {
+                let name = self.name;
+                State::Value(self.begin_value(name.get(..self.name_length).unwrap_or_default())?)
+            }
             (State::Name, b' ' | b'\t') => return Err(Violation::SpaceBeforeColon),
             (State::Value(value), b'\r') => {
                 self.end_value(value)?;
@@ -341,31 +378,29 @@ impl Framing {
 
     fn push_name(&mut self, byte: u8) {
         if let Some(place) = self.name.get_mut(self.name_length) {
-            *place = byte.to_ascii_lowercase();
+            *place = byte;
         }
         // A longer name is none of interest, however its beginning reads.
         self.name_length = (self.name_length + 1).min(LONGEST_NAME + 1);
     }
 
-    fn begin_value(&mut self) -> Result<Value, Violation> {
-        let value = match self.name.get(..self.name_length) {
-            Some(b"content-length") => Value::Length { number: None, ended: false },
-            Some(b"transfer-encoding") => Value::Coding { matched: 0, ended: false },
-            Some(b"host") => {
+    fn begin_value(&mut self, name: &[u8]) -> Result<Value, Violation> {
+        // By the length first: few names have one of these.
+        let value = match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
                 self.hosts = self.hosts.saturating_add(1);
-                if self.section == Section::Trailers {
-                    return Err(Violation::Trailer);
-                }
                 Value::Other
             }
-            _ => Value::Other,
-        };
-        match value {
-            Value::Length { .. } | Value::Coding { .. } if self.section == Section::Trailers => {
-                Err(Violation::Trailer)
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                Value::Length { number: None, ended: false }
             }
-            value => Ok(value),
-        }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                Value::Coding { matched: 0, ended: false }
+            }
+            _ => return Ok(Value::Other),
+        };
+        // These frame or route the message.
+        if self.section == Section::Trailers { Err(Violation::Trailer) } else { Ok(value) }
     }
 
     fn end_value(&mut self, value: Value) -> Result<(), Violation> {
@@ -374,7 +409,7 @@ impl Framing {
             Value::Length { number: None, .. } => return Err(Violation::ContentLength),
             Value::Length { .. } if self.length.is_some() => return Err(Violation::TwoContentLengths),
             Value::Length { number, .. } => self.length = number,
-            Value::Coding { matched, .. } if matched < CHUNKED.len() || self.chunked => {
+            Value::Coding { matched, .. } if matched < value::CHUNKED.len() || self.chunked => {
                 return Err(Violation::TransferEncoding);
             }
             Value::Coding { .. } => self.chunked = true,
@@ -436,38 +471,6 @@ impl Framing {
     }
 }
 
-impl Value {
-    /// Takes in one byte that may be in a value.
-    fn push(self, byte: u8) -> Result<Self, Violation> {
-        let white = matches!(byte, b' ' | b'\t');
-        match self {
-            Self::Other => Ok(Self::Other),
-            Self::Length { number, .. } if white => Ok(Self::Length { number, ended: number.is_some() }),
-            Self::Length { number, ended: false } if byte.is_ascii_digit() => {
-                let number = number.unwrap_or(0).checked_mul(10);
-                let number = number.and_then(|number| number.checked_add(u64::from(byte - b'0')));
-                // Over 2^63 - 1 somebody's signed arithmetic overflows.
-                let number = number.filter(|number| i64::try_from(*number).is_ok());
-                Ok(Self::Length { number: Some(number.ok_or(Violation::ContentLength)?), ended: false })
-            }
-            Self::Length { .. } => Err(Violation::ContentLength),
-            Self::Coding { matched, .. } if white => {
-                if matched == 0 || matched == CHUNKED.len() {
-                    Ok(Self::Coding { matched, ended: matched > 0 })
-                } else {
-                    Err(Violation::TransferEncoding)
-                }
-            }
-            Self::Coding { matched, ended: false }
-                if CHUNKED.get(matched) == Some(&byte.to_ascii_lowercase()) =>
-            {
-                Ok(Self::Coding { matched: matched + 1, ended: false })
-            }
-            Self::Coding { .. } => Err(Violation::TransferEncoding),
-        }
-    }
-}
-
 /// How many of `bytes` belong to something that has `left` to go, and how many are then left.
 fn count_down(left: u64, bytes: usize) -> (usize, u64) {
     let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes);
@@ -476,21 +479,6 @@ fn count_down(left: u64, bytes: usize) -> (usize, u64) {
 
 fn line_feed(byte: u8) -> Result<(), Violation> {
     if byte == b'\n' { Ok(()) } else { Err(Violation::BareCarriageReturn) }
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Visible ASCII, without the fragment that no request carries.
-fn is_target(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'#'
-}
-
-/// RFC 9110 §5.5: visible, white space, or opaque bytes from 0x80 on.
-fn is_value(byte: u8) -> bool {
-    byte >= b' ' && byte != 0x7f || byte == b'\t'
 }
 
 #[cfg(test)]

@@ -12,6 +12,15 @@ fn complete(bytes: &[u8]) -> bool {
     framing.feed(bytes).is_ok() && matches!(framing.state, State::Start { blank: 0 }) && framing.bytes == 0
 }
 
+/// All that is known after some bytes, without what is left over from a field that has ended.
+fn standing(framing: &Framing) -> String {
+    let mut framing = framing.clone();
+    if !matches!(framing.state, State::Name) {
+        (framing.name, framing.name_length) = Default::default();
+    }
+    format!("{framing:?}")
+}
+
 const HOST: &str = "Host: a\r\n";
 
 fn post(fields: &str, body: &str) -> Vec<u8> {
@@ -199,6 +208,45 @@ fn a_head_has_60_kib_and_100_fields() {
 }
 
 #[test]
+fn the_limits_are_the_same_for_lines_that_come_whole_and_byte_by_byte() {
+    let singly = |bytes: &[u8]| {
+        let mut framing = Framing::new();
+        bytes.iter().try_for_each(|byte| framing.feed(&[*byte])).map(|()| standing(&framing))
+    };
+    let at_once = |bytes: &[u8]| {
+        let mut framing = Framing::new();
+        framing.feed(bytes).map(|()| standing(&framing))
+    };
+    for fields in MAX_FIELDS - 2..MAX_FIELDS + 2 {
+        let bytes = post(&"x: y\r\n".repeat(fields), "");
+        assert_eq!(at_once(&bytes), singly(&bytes), "{fields} fields and Host");
+    }
+    let (empty, host) = (post("x: \r\n", "").len(), HOST.len());
+    for size in MAX_HEAD_BYTES - 3..MAX_HEAD_BYTES + host {
+        for target in [format!("/{}", "a".repeat(size - empty)), "/".to_owned()] {
+            let value = "v".repeat(size - empty + 1 - target.len());
+            let bytes = format!("POST {target} HTTP/1.1\r\n{HOST}x: {value}\r\n\r\n").into_bytes();
+            assert_eq!(bytes.len(), size);
+            assert_eq!(at_once(&bytes), singly(&bytes), "{size} bytes");
+        }
+        let blank = format!("\r\nGET /{} HTTP/1.1\r\n{HOST}\r\n", "a".repeat(size - 31)).into_bytes();
+        assert_eq!(at_once(&blank), singly(&blank), "{size} bytes with an empty line before them");
+    }
+}
+
+#[test]
+fn every_byte_is_in_the_classes_that_the_specifications_say() {
+    for byte in 0..=u8::MAX {
+        let token = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        assert_eq!(is_token(byte), token, "{byte:#x}");
+        assert_eq!(is_target(byte), (0x21..=0x7e).contains(&byte) && byte != b'#', "{byte:#x}");
+        assert_eq!(is_value(byte), byte == 9 || (byte >= 0x20 && byte != 0x7f), "{byte:#x}");
+        let block = [[b'a'; 16], [byte; 16]].concat();
+        assert_eq!(lines::value_run(&block), if is_value(byte) { 32 } else { 16 }, "{byte:#x}");
+    }
+}
+
+#[test]
 fn a_smuggled_request_is_seen_where_it_stands() {
     // What is behind the body of the first is the beginning of the second.
     let request = post("Content-Length: 5\r\n", "helloGARBAGE \n");
@@ -236,8 +284,39 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// A line like those of real heads, of every length, with a byte here and there that may not be in it.
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    let name = prop_oneof![
+        4 => "[A-Za-z0-9-]{1,24}",
+        1 => "(host|HOST|[Cc]ontent-[Ll]ength|[Tt]ransfer-[Ee]ncoding)[x]?",
+    ];
+    let value = prop_oneof![
+        2 => "[ \\t]?[!-~ \\t]{0,70}",
+        1 => "[ \\t]*([0-9]{1,20}|[Cc]hunked)[ \\t]*",
+    ];
+    let odd = prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()));
+    (name, value, odd).prop_map(|(name, value, odd)| {
+        let mut line = format!("{name}:{value}\r\n").into_bytes();
+        if let Some((place, byte)) = odd {
+            let place = place.index(line.len());
+            line[place] = byte;
+        }
+        line
+    })
+}
+
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
+        // A head of such lines, its request line perhaps wrong too.
+        (
+            "(\r\n)?(GET|m-search) (/|\\*|[!-~]{1,40}) HTTP/1\\.[0-2]\r\n",
+            prop::bool::weighted(0.8),
+            prop::collection::vec(line(), 0..6),
+        )
+            .prop_map(|(request, host, lines)| {
+                let host: &[u8] = if host { b"Host: a\r\n" } else { b"" };
+                [request.as_bytes(), host, &lines.concat(), b"\r\n"].concat()
+            }),
         prop::collection::vec(piece(), 0..12).prop_map(|pieces| pieces.concat()),
         // Mostly right, one byte changed.
         (prop::collection::vec(any::<prop::sample::Index>(), 0..3), any::<u8>(), 1usize..3).prop_map(
@@ -261,6 +340,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
+    /// Fed singly, bytes never make a whole line: this compares the two ways to read one as well.
     #[test]
     fn the_verdict_does_not_depend_on_how_the_bytes_are_split(
         bytes in stream(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
@@ -269,6 +349,10 @@ proptest! {
         let mut one_by_one = Framing::new();
         let singly = bytes.iter().try_for_each(|byte| one_by_one.feed(&[*byte]));
         prop_assert_eq!(whole, singly);
+        let mut at_once = Framing::new();
+        if at_once.feed(&bytes).is_ok() {
+            prop_assert_eq!(standing(&at_once), standing(&one_by_one));
+        }
 
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         cuts.extend([0, bytes.len()]);
