@@ -29,23 +29,21 @@ pub(crate) fn authority(
         return Err(Failure::BadRequest);
     }
     let host = match host {
-        Some(value) => {
-            let text = value.to_str().map_err(|_| Failure::BadRequest)?;
-            Some(text.parse::<Authority>().map_err(|_| Failure::BadRequest)?)
-        }
+        Some(value) => Some(Authority::try_from(value.as_bytes()).map_err(|_| Failure::BadRequest)?),
         None => None,
     };
     let named = match uri.authority() {
-        Some(authority) => Some(authority.clone()),
+        Some(authority) => {
+            // HTTP/2 has both only by mistake or malice (RFC 9113 section 8.3.1).
+            if version == Version::HTTP_2 && host.is_some_and(|host| host != *authority) {
+                return Err(Failure::BadRequest);
+            }
+            authority.clone()
+        }
         None if method == Method::CONNECT => return Err(Failure::BadRequest),
-        None => host.clone(),
+        None => host.ok_or(Failure::BadRequest)?,
     };
-    let named = named.ok_or(Failure::BadRequest)?;
-    // HTTP/2 has both only by mistake or malice (RFC 9113 section 8.3.1).
-    if version == Version::HTTP_2 && host.is_some_and(|host| host != named) {
-        return Err(Failure::BadRequest);
-    }
-    if named.as_str().contains('@') {
+    if named.as_str().as_bytes().contains(&b'@') {
         return Err(Failure::BadRequest); // RFC 9110 section 4.2.4
     }
     Ok(named)
@@ -74,11 +72,14 @@ pub(crate) fn authority_at(
 /// # Errors
 /// [`Failure::NoRoute`]: it is not the name of a service.
 pub(crate) fn service(authority: &Authority, own_namespace: &str) -> Result<(ServiceName, u16), Failure> {
-    let name = ServiceName::from_host(authority.host(), own_namespace).map_err(|_| Failure::NoRoute)?;
+    // No service is called by an address, so that the first colon is the one before the port.
+    let text = authority.as_str();
+    let colon = text.as_bytes().iter().position(|byte| *byte == b':');
+    let host = colon.map_or(text, |colon| &text[..colon]);
+    let name = ServiceName::from_host(host, own_namespace).map_err(|_| Failure::NoRoute)?;
     // The library passes over a port that is none, such as 99999.
-    let port = match authority.port_u16() {
-        Some(port) => port,
-        None if authority.as_str().len() > authority.host().len() => return Err(Failure::BadRequest),
+    let port = match colon {
+        Some(colon) => text[colon + 1..].parse().map_err(|_| Failure::BadRequest)?,
         None => DEFAULT_PORT,
     };
     Ok((name, port))
@@ -118,11 +119,36 @@ mod tests {
     }
 
     #[test]
+    fn a_host_field_of_other_bytes_than_a_name_has_is_refused() {
+        for bytes in [&b"payments.shop\xff"[..], b"caf\xc3\xa9.shop", b"payments\t", b"payments%41"] {
+            let mut request = Request::builder();
+            request = request.header("host", http::HeaderValue::from_bytes(bytes).unwrap());
+            let (head, ()) = request.uri("/x").body(()).unwrap().into_parts();
+            let named = authority(&head.method, &head.uri, head.version, &head.headers);
+            assert_eq!(named, Err(Failure::BadRequest), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn with_http_2_the_host_field_may_only_repeat_the_authority() {
+        for (host, agrees) in [("payments.shop", true), ("Payments.Shop", true), ("orders.shop", false)] {
+            let request = Request::builder().version(Version::HTTP_2).header("host", host);
+            let (head, ()) = request.uri("http://payments.shop/x").body(()).unwrap().into_parts();
+            let named = authority(&head.method, &head.uri, head.version, &head.headers);
+            assert_eq!(named.is_ok(), agrees, "{host}");
+        }
+    }
+
+    #[test]
     fn what_names_no_service_is_refused() {
         assert_eq!(of("/x", None), Err(Failure::BadRequest));
         assert_eq!(of("/x", Some("a b")), Err(Failure::BadRequest));
         assert_eq!(of("/x", Some("user@payments.shop")), Err(Failure::BadRequest));
         assert_eq!(of("/x", Some("payments.shop:99999")), Err(Failure::BadRequest));
+        assert_eq!(of("/x", Some("payments.shop:")), Err(Failure::BadRequest));
+        assert_eq!(of("/x", Some("payments.shop:80:80")), Err(Failure::BadRequest));
+        assert_eq!(of("/x", Some("payments.shop/x")), Err(Failure::BadRequest));
+        assert_eq!(of("/x", Some("")), Err(Failure::BadRequest));
         assert_eq!(of("/x", Some("www.example.com")), Err(Failure::NoRoute));
         assert_eq!(of("/x", Some("[::1]:80")), Err(Failure::NoRoute));
     }
