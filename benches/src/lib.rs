@@ -32,14 +32,16 @@
 //!
 //! Results are kept by date in `benches/results`, each with the commit and the machine.
 
+mod calibration;
+mod case;
+pub mod comparison;
 pub mod footprint;
-#[allow(dead_code, reason = "used by the cases that follow")]
 mod load;
 mod mesh;
+pub mod pair;
 mod process;
 mod procfs;
 mod report;
-#[expect(dead_code, reason = "measured by the cases that follow")]
+mod rounds;
 mod subject;
-#[allow(dead_code, reason = "used by the cases that follow")]
 mod upstream;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use outrigger_benches::comparison::{self, MeshArgs};
 use outrigger_benches::footprint::{self, FootprintArgs};
+use outrigger_benches::pair::{self, PairArgs};
 
 /// Measures what the mesh costs, on the release binaries.
 #[derive(Parser)]
@@ -17,11 +19,19 @@ struct Command {
 enum Scenario {
     /// Time until ready, memory, CPU time a request, beside what is promised
     Footprint(FootprintArgs),
+    /// The mesh beside its peers: requests a second, latency, CPU time, memory
+    Mesh(MeshArgs),
+    /// One pair of proxies, kept running for other tools
+    Pair(PairArgs),
 }
 
 fn main() -> ExitCode {
-    let Scenario::Footprint(args) = Command::parse().scenario;
-    match footprint::run(&args) {
+    let done = match Command::parse().scenario {
+        Scenario::Footprint(args) => footprint::run(&args),
+        Scenario::Mesh(args) => comparison::run(&args),
+        Scenario::Pair(args) => pair::run(&args),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -2,7 +2,11 @@
 
 use std::process::Command;
 
+pub(crate) mod comparison;
+pub(crate) mod metric;
 pub(crate) mod promise;
+pub(crate) mod spread;
+pub(crate) mod target;
 
 /// What is checked out here, `-dirty` with changes that are not committed; nothing outside a checkout.
 pub(crate) fn checked_out() -> Option<String> {
