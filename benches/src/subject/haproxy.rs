@@ -13,11 +13,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
 use super::pki::{CALLER, Pki, SERVICE};
-use super::{Entries, Held, Running, Setup, Upstreams, entry};
+use super::{Entries, Held, Running, Setup, Upstreams, entry, ready};
 use crate::process::Process;
 
 pub(super) fn start(program: &Path, setup: &Setup, upstreams: &Upstreams) -> Result<Running> {
@@ -32,7 +33,9 @@ pub(super) fn start(program: &Path, setup: &Setup, upstreams: &Upstreams) -> Res
         sockets: inbound.descriptors(),
         next: [upstreams.http1, upstreams.http2, upstreams.tcp],
     };
-    let service = launch(program, directory.path(), "service", &service_side(&service, &pki))?;
+    let mut service = launch(program, directory.path(), "service", &service_side(&service, &pki))?;
+    // A caller that is refused once waits for a second.
+    ready::listening(&mut service, &between)?;
     let caller = Side { workers: setup.workers, sockets: outbound.descriptors(), next: between };
     let caller = launch(program, directory.path(), "caller", &caller_side(&caller, &pki))?;
     let [http1, http2, tcp] = entries;
@@ -152,12 +155,21 @@ fn service_side(side: &Side, pki: &Pki) -> String {
     text
 }
 
-/// As many connections as Outrigger takes by default, TLS 1.3 and nothing else, metrics, and no access log.
+/// As many connections as Outrigger takes by default, if HAProxy may open a file for each end of each: otherwise it
+/// does not start.
+fn connections() -> u64 {
+    const OF_ITS_OWN: u64 = 100;
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    (files.saturating_sub(OF_ITS_OWN) / 2).min(10_000)
+}
+
+/// TLS 1.3 and nothing else, metrics, and no access log.
 fn preamble(workers: usize, metrics: i32) -> String {
+    let connections = connections();
     format!(
         "global\n  \
            nbthread {workers}\n  \
-           maxconn 10000\n  \
+           maxconn {connections}\n  \
            ssl-default-bind-options ssl-min-ver TLSv1.3\n  \
            ssl-default-server-options ssl-min-ver TLSv1.3\n\
          defaults\n  \

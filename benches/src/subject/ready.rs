@@ -10,6 +10,7 @@ use http::{Request, StatusCode};
 use tokio::time::Instant;
 
 use super::Running;
+use crate::process::Process;
 use crate::upstream::bytes::Command;
 
 /// How long a pair may take until it serves.
@@ -35,6 +36,24 @@ pub(super) fn wait(running: &mut Running, since: Instant) -> Result<Duration> {
     }
     until(running, "tcp", || ask_tcp(tcp))?;
     Ok(first.unwrap_or_default())
+}
+
+/// Connects to these addresses until it can: the process behind them listens.
+///
+/// # Errors
+/// It ended, or does not listen in time; with what it wrote.
+pub(super) fn listening(process: &mut Process, addresses: &[SocketAddr]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    for address in addresses {
+        while let Err(error) = connect(*address) {
+            process.check()?;
+            if Instant::now() > deadline {
+                return Err(process.failure(&format!("does not listen after {PATIENCE:?}: {error}")));
+            }
+            thread::sleep(AGAIN_AFTER);
+        }
+    }
+    Ok(())
 }
 
 fn until(running: &mut Running, what: &str, ask: impl Fn() -> io::Result<()>) -> Result<()> {

@@ -85,11 +85,10 @@ impl Tools {
     }
 }
 
-/// The first line with a digit in it, shortened where it is Envoy's:
-/// `envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
+/// From the first line with a digit in it. Envoy's is `PROGRAM  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
 fn version(output: &str) -> Option<String> {
     let line = output.lines().find(|line| line.contains(|c: char| c.is_ascii_digit()))?.trim();
-    if let Some(parts) = line.strip_prefix("envoy  version: ") {
+    if let Some((_, parts)) = line.split_once(" version: ") {
         return parts.split('/').nth(1).map(|number| format!("Envoy {number}"));
     }
     // The date behind HAProxy's is that of the package.
@@ -162,7 +161,7 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_what_each_program_says() {
-        let envoy = "\nenvoy  version: 8e1f04a/1.40.0/Clean/RELEASE/BoringSSL\n\n";
+        let envoy = "\n/opt/envoy-1.40.0/_bin/envoy  version: 8e1f04a/1.40.0/Clean/RELEASE/BoringSSL\n\n";
         assert_eq!(version(envoy).unwrap(), "Envoy 1.40.0");
         let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\nStatus: long-term";
         assert_eq!(version(haproxy).unwrap(), "HAProxy 2.6.12-1+deb12u4");
