@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::task::{Poll, Waker};
 
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 
 /// How far the drain is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +64,8 @@ impl Drain {
     /// whoever waits already has nothing to do again.
     pub(crate) async fn reached(&self, phase: Phase) {
         let mut receiver = self.0.clone();
-        let mut waiting = pin!(receiver.wait_for(|now| *now >= phase));
+        // A task that has used up its turn would be sent away here without being noted down.
+        let mut waiting = pin!(unconstrained(receiver.wait_for(|now| *now >= phase)));
         let mut waiter: Option<Waker> = None;
         poll_fn(|cx| {
             // No value is ever marked as seen here: from the first change on, each poll asks again.
@@ -137,6 +139,25 @@ mod tests {
         }
         drainer.enter(Phase::Leaving);
         assert_eq!(counts[1].woken(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_that_begins_to_wait_at_the_end_of_its_turn_is_woken_too() {
+        let (drainer, drain) = channel();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let mut leaving = pin!(drain.reached(Phase::Leaving));
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        for _ in 0..2 {
+            assert!(leaving.as_mut().poll(cx).is_pending());
+        }
+        let before = count.woken();
+        drainer.enter(Phase::Leaving);
+        assert_eq!(count.woken(), before + 1);
+        assert!(leaving.as_mut().poll(cx).is_ready());
     }
 
     #[test]
