@@ -36,6 +36,7 @@ mod calibration;
 mod case;
 pub mod comparison;
 pub mod footprint;
+pub mod instructions;
 mod load;
 mod mesh;
 pub mod pair;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use outrigger_benches::comparison::{self, MeshArgs};
 use outrigger_benches::footprint::{self, FootprintArgs};
+use outrigger_benches::instructions::{self, InstructionsArgs};
 use outrigger_benches::pair::{self, PairArgs};
 
 /// Measures what the mesh costs, on the release binaries.
@@ -19,6 +20,8 @@ struct Command {
 enum Scenario {
     /// Time until ready, memory, CPU time a request, beside what is promised
     Footprint(FootprintArgs),
+    /// Instructions that a request costs, beside a committed baseline
+    Instructions(InstructionsArgs),
     /// The mesh beside its peers: requests a second, latency, CPU time, memory
     Mesh(MeshArgs),
     /// One pair of proxies, kept running for other tools
@@ -28,6 +31,7 @@ enum Scenario {
 fn main() -> ExitCode {
     let done = match Command::parse().scenario {
         Scenario::Footprint(args) => footprint::run(&args),
+        Scenario::Instructions(args) => instructions::run(&args),
         Scenario::Mesh(args) => comparison::run(&args),
         Scenario::Pair(args) => pair::run(&args),
     };

@@ -1,0 +1,151 @@
+//! Instructions that a request costs, beside a committed baseline.
+//!
+//! CPU time depends on the machine and its neighbours; the number of instructions hardly does, so a change that makes
+//! every request dearer by a few percent shows here and nowhere else. Counted is everything that the two release
+//! proxies execute in user space while requests go through them, on all their threads, and the same for single
+//! steps of a request (`outrigger-micro`), which say where to look.
+//!
+//! **How.** Each program runs under callgrind from its start, and the counters are read and set to nought through
+//! `vgdb` before and after the load, so that nothing else is counted. Requests come in lockstep from the same
+//! connections; a figure is the median of several runs. Figures of steps are differences between many and thrice as
+//! many, so that what surrounds them cancels out. This is done by hand, and not with a framework for benchmarks, because
+//! those measure a program from its start to its end, and have it compiled anew for that: here are the very binaries that
+//! are released, at work.
+//!
+//! **What it leaves out.** The kernel, and what a processor makes of the instructions: caches, branches, waiting. A
+//! change that saves system calls shows in `mesh` and hardly here.
+//!
+//! **How exact.** With one connection repeated runs differ by 0.2 %, with many by 1 %, because it is up to chance which
+//! requests a proxy finds together. The processor that programs see is valgrind's own and the same everywhere, as long as
+//! the real one has AVX2: the C library, `memchr` and the cryptography choose the same code. Where it has not, and
+//! on other architectures, nothing is compared. Another compiler or valgrind changes the figures, if only a
+//! little; the baseline names those that it was taken with.
+//!
+//! **When it fails**, `callgrind_annotate` finds the place: build with
+//! `CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only`, before and after the change, run
+//! with `--keep DIR`, and compare what it says of the files there.
+
+mod baseline;
+mod callgrind;
+mod requests;
+mod steps;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+
+use baseline::{Baseline, Comparison, Conditions};
+use callgrind::Callgrind;
+
+/// One figure.
+#[derive(Debug, Clone, PartialEq)]
+struct Measured {
+    case: String,
+    /// For one request, or one step; user space alone.
+    instructions: f64,
+    /// Between the least and the greatest of the runs, as a share of the median.
+    spread: f64,
+}
+
+impl Measured {
+    /// The median of several runs, of which there must be one at least.
+    fn median(case: String, mut runs: Vec<f64>) -> Self {
+        runs.sort_by(f64::total_cmp);
+        let middle = runs[runs.len() / 2];
+        Self { case, instructions: middle, spread: (runs[runs.len() - 1] - runs[0]) / middle.max(1.0) }
+    }
+}
+
+/// How to count.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Exit status: 0 when no case executes over 3 % more instructions than the baseline says; 1 when one does, or when
+nothing could be counted, which standard error then says.
+
+Examples:
+  cargo build --release -p outrigger -p outrigger-proxy -p outrigger-benches -p outrigger-micro
+  cargo run --release -p outrigger-benches -- instructions
+  cargo run --release -p outrigger-benches -- instructions --case http1-1 --keep /tmp/callgrind
+  callgrind_annotate /tmp/callgrind/caller-http1-1.out | less
+  cargo run --release -p outrigger-benches -- instructions --update-baseline   # and say why in the commit")]
+pub struct InstructionsArgs {
+    /// Only cases with this in their name; may be repeated
+    #[arg(long = "case", value_name = "TEXT")]
+    cases: Vec<String>,
+    /// Makes what was counted the new baseline
+    #[arg(long)]
+    update_baseline: bool,
+    /// What to compare with
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline/instructions.json"))]
+    baseline: PathBuf,
+    /// Where the programs are [default: beside this one]
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Keeps callgrind's files there, one for each case and program
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// Counts, compares, prints the result, and says whether nothing has become dearer.
+///
+/// # Errors
+/// Valgrind or a program is missing, a request failed, or there is no baseline.
+pub fn run(args: &InstructionsArgs) -> Result<bool> {
+    let callgrind = Callgrind::find(args.keep.clone())?;
+    let conditions = Conditions::here(callgrind.version.clone());
+    let before = Baseline::load(&args.baseline)?;
+    if before.is_none() && !args.update_baseline {
+        bail!("{} is not there: make it with --update-baseline", args.baseline.display());
+    }
+    let measured = measure(args, &callgrind)?;
+    if args.update_baseline {
+        let whole = args.cases.is_empty();
+        let kept = before.filter(|_| !whole).map(|baseline| baseline.instructions).unwrap_or_default();
+        Baseline::new(conditions, kept, &measured).save(&args.baseline)?;
+        eprintln!("written: {}; say in the commit why the figures changed", args.baseline.display());
+        return Ok(true);
+    }
+    let before = before.context("there is a baseline")?;
+    if let Some(why) = before.conditions.incomparable(&conditions) {
+        measured.iter().for_each(|m| println!("{:24} {:>12.0}", m.case, m.instructions));
+        println!("NOT COMPARED: {why}");
+        return Ok(true);
+    }
+    let comparison = Comparison::new(&before, &measured);
+    print!("{}", comparison.table());
+    let advice = comparison.advice(&before.conditions, &conditions);
+    if !advice.is_empty() {
+        eprint!("\n{advice}");
+    }
+    Ok(comparison.passed())
+}
+
+fn measure(args: &InstructionsArgs, callgrind: &Callgrind) -> Result<Vec<Measured>> {
+    let wanted = |case: &str| args.cases.is_empty() || args.cases.iter().any(|part| case.contains(&**part));
+    let programs = match &args.bin_dir {
+        Some(directory) => directory.clone(),
+        None => std::env::current_exe()?.parent().context("a program is in a directory")?.to_owned(),
+    };
+    let mut measured = requests::measure(callgrind, &programs, wanted)?;
+    measured.extend(steps::measure(callgrind, &programs, wanted)?);
+    if measured.is_empty() {
+        bail!("there is no case with {} in its name", args.cases.join(" or "));
+    }
+    Ok(measured)
+}
+
+/// To standard error, so that standard output is the result alone.
+fn progress(what: &str) {
+    eprintln!("counting: {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_the_median_and_its_spread_that_of_all_runs() {
+        let measured = Measured::median("a".to_owned(), vec![110.0, 90.0, 100.0]);
+        assert_eq!((measured.instructions, measured.spread), (100.0, 0.2));
+    }
+}

@@ -1,0 +1,96 @@
+//! What a request costs in each of the two release proxies.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::callgrind::{Callgrind, Counters};
+use super::{Measured, progress};
+use crate::load::lockstep::Lockstep;
+use crate::subject::{Entry, Running, Setup, Subject, Tools};
+use crate::upstream::Upstream;
+
+/// Each figure is the median of so many runs.
+const RUNS: usize = 5;
+/// The path with an answer of a hundred bytes.
+const PATH: &str = "/bytes/100";
+
+/// How requests come.
+struct Case {
+    name: &'static str,
+    /// At a time: connections of HTTP/1.1, or streams on one connection of HTTP/2.
+    at_once: usize,
+    http2: bool,
+    /// In one run: enough for its length not to matter, few enough not to wait for.
+    requests: usize,
+}
+
+const CASES: [Case; 4] = [
+    Case { name: "http1-1", at_once: 1, http2: false, requests: 400 },
+    Case { name: "http1-16", at_once: 16, http2: false, requests: 960 },
+    Case { name: "http2-1", at_once: 1, http2: true, requests: 300 },
+    Case { name: "http2-16", at_once: 16, http2: true, requests: 960 },
+];
+
+/// Both proxies, as a figure names them.
+const SIDES: [&str; 2] = ["caller", "service"];
+
+/// The figures of the cases that are wanted.
+pub(super) fn measure(
+    callgrind: &Callgrind,
+    programs: &Path,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Measured>> {
+    let is_wanted = |case: &&Case| SIDES.iter().any(|side| wanted(&figure(case, side)));
+    let cases: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
+    if cases.is_empty() {
+        return Ok(Vec::new());
+    }
+    progress("start of the mesh");
+    let wrapped = callgrind.wrap(programs, &["outrigger", "outrigger-proxy"], "outrigger-proxy")?;
+    let tools = Tools::find(&wrapped, &[Subject::Outrigger])?;
+    let upstream = Upstream::start()?;
+    let running = Subject::Outrigger.start(&Setup::default(), &upstream.addresses(), &tools)?;
+    let mut proxies: Vec<Counters<'_>> =
+        running.proxies.iter().map(|proxy| callgrind.counters(&proxy.name, proxy.pid)).collect();
+    let mut measured = Vec::new();
+    for case in cases {
+        progress(case.name);
+        let runs = count(case, &running, &mut proxies).with_context(|| case.name)?;
+        let figures = SIDES.iter().zip(runs).map(|(side, runs)| Measured::median(figure(case, side), runs));
+        measured.extend(figures.filter(|figure| wanted(&figure.case)));
+    }
+    Ok(measured)
+}
+
+fn figure(case: &Case, side: &str) -> String {
+    format!("{side}/{}", case.name)
+}
+
+/// Instructions a request, for each proxy and run.
+fn count(case: &Case, running: &Running, proxies: &mut [Counters<'_>]) -> Result<Vec<Vec<f64>>> {
+    let mut load = open(case, running)?;
+    // Connections between the proxies, buffers and tables reach the size that they keep.
+    load.ask(case.requests / 2)?;
+    let requests = case.requests / load.at_once() * load.at_once();
+    let mut figures = vec![Vec::new(); proxies.len()];
+    for _ in 0..RUNS {
+        for proxy in &mut *proxies {
+            proxy.take("rest")?;
+        }
+        load.ask(requests)?;
+        for (proxy, figures) in proxies.iter_mut().zip(&mut figures) {
+            figures.push(proxy.take(case.name)? as f64 / requests as f64);
+        }
+    }
+    Ok(figures)
+}
+
+fn open(case: &Case, running: &Running) -> Result<Lockstep> {
+    if case.http2 {
+        return Lockstep::http2(&running.http2, case.at_once);
+    }
+    let Entry { address, authority } = &running.http1;
+    let host = authority.first().context("the entry has an authority")?;
+    Lockstep::http1(*address, host, PATH, case.at_once)
+}
