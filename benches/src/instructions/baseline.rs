@@ -125,10 +125,10 @@ enum Verdict {
 
 impl Line {
     fn new(measured: &Measured, baseline: Option<u64>) -> Self {
-        let verdict = match change(measured, baseline) {
+        let verdict = match baseline.map(|baseline| baseline as f64) {
             None => Verdict::Unknown,
-            Some(change) if change > TOLERANCE => Verdict::Dearer,
-            Some(change) if change < -TOLERANCE => Verdict::Cheaper,
+            Some(baseline) if measured.instructions > baseline * (1.0 + TOLERANCE) => Verdict::Dearer,
+            Some(baseline) if measured.instructions < baseline * (1.0 - TOLERANCE) => Verdict::Cheaper,
             Some(_) => Verdict::Same,
         };
         Self { measured: measured.clone(), baseline, verdict }
