@@ -12,12 +12,13 @@ fn complete(bytes: &[u8]) -> bool {
     framing.feed(bytes).is_ok() && matches!(framing.state, State::Start { blank: 0 }) && framing.bytes == 0
 }
 
-/// All that is known after some bytes, without what is left over from a field that has ended.
+/// All that is known after some bytes, without what is left over of names that have ended.
 fn standing(framing: &Framing) -> String {
     let mut framing = framing.clone();
     if !matches!(framing.state, State::Name) {
-        (framing.name, framing.name_length) = Default::default();
+        framing.name_length = 0;
     }
+    framing.name.iter_mut().skip(framing.name_length).for_each(|left_over| *left_over = 0);
     format!("{framing:?}")
 }
 
