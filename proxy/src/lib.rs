@@ -47,6 +47,7 @@ pub mod failure;
 pub mod filter;
 mod flight;
 pub mod flood;
+pub mod hash;
 mod headers;
 pub mod health;
 pub mod identity;

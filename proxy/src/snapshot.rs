@@ -15,6 +15,7 @@ use outrigger_api::ServiceName;
 use outrigger_certs::SpiffeId;
 
 use crate::filter::Filter;
+use crate::hash::FastMap;
 use crate::retry::RetryPolicy;
 use crate::route::RouteTable;
 
@@ -24,7 +25,7 @@ pub struct Snapshot {
     /// Settings that hold for every service.
     pub mesh: Arc<MeshSettings>,
     /// The services that the workload calls, and those their routes lead to.
-    pub services: HashMap<ServiceName, Arc<Service>>,
+    pub services: FastMap<ServiceName, Arc<Service>>,
     /// What was asked for and does not exist.
     pub missing: HashMap<ServiceName, ()>,
     /// Addresses that redirected traffic is recognised by.

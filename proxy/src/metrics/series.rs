@@ -4,8 +4,7 @@
 //! only cloned when it is new.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use smallvec::SmallVec;
 use super::latency::{Exemplar, Latency};
 use crate::exchange::{Attempt, Exchange};
 use crate::failure::{Failure, Side};
+use crate::hash::{FastMap, Seeded};
 
 /// A status from upstream is any of 900 numbers; more kinds of answers than this are counted together.
 const MAX_OUTCOMES: usize = 64;
@@ -93,7 +93,9 @@ type Entry<T> = (SeriesKey, Rc<RefCell<T>>);
 #[derive(Debug)]
 pub(super) struct Table<T> {
     /// By the hash of the key; two keys of one hash are rare.
-    entries: HashMap<u64, SmallVec<[Entry<T>; 1]>>,
+    entries: FastMap<u64, SmallVec<[Entry<T>; 1]>>,
+    /// What keys are hashed with.
+    seeded: Seeded,
     len: usize,
     max: usize,
     overflow: [Option<Entry<T>>; 2],
@@ -103,14 +105,19 @@ pub(super) struct Table<T> {
 
 impl<T: Default> Table<T> {
     pub(super) fn new(max: usize) -> Self {
-        Self { entries: HashMap::new(), len: 0, max, overflow: [None, None], overflowed: 0 }
+        Self {
+            entries: FastMap::default(),
+            seeded: Seeded::default(),
+            len: 0,
+            max,
+            overflow: [None, None],
+            overflowed: 0,
+        }
     }
 
     pub(super) fn find_or_insert(&mut self, key: KeyRef<'_>) -> Rc<RefCell<T>> {
         let key = key.without_made_up_port();
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = self.seeded.hash_one(key);
         let found = self.entries.get(&hash).and_then(|same| same.iter().find(|(k, _)| key.is(k)));
         if let Some((_, data)) = found {
             return Rc::clone(data);
