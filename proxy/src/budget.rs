@@ -36,6 +36,8 @@ pub struct Budget {
     /// The slot that counts now, and when it began.
     current: usize,
     began: Instant,
+    /// When it gives way to the next: all that a request has to look at.
+    ends: Instant,
     /// Retries left of those always allowed: refills at `per_second`, holds one second's worth.
     reserve: f64,
     refilled: Instant,
@@ -51,6 +53,7 @@ impl Budget {
             total: Slot::default(),
             current: 0,
             began: now,
+            ends: now + SLOT,
             reserve: f64::from(per_second),
             refilled: now,
         }
@@ -73,6 +76,7 @@ impl Budget {
     /// Asks for one retry; `false` when the budget is spent.
     pub fn withdraw(&mut self, now: Instant) -> bool {
         self.advance(now);
+        self.refill(now);
         // The reserve first: it comes back within a second, the share only with new requests.
         if self.reserve >= 1.0 {
             self.reserve -= 1.0;
@@ -86,16 +90,19 @@ impl Budget {
         false
     }
 
-    fn advance(&mut self, now: Instant) {
+    fn refill(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.refilled).as_secs_f64();
         let per_second = f64::from(self.per_second);
         self.reserve = (self.reserve + since * per_second).min(per_second);
         self.refilled = self.refilled.max(now);
+    }
 
-        let passed = now.saturating_duration_since(self.began).as_secs() / SLOT.as_secs();
-        if passed == 0 {
+    /// Lets go of the slots that are out of the window.
+    fn advance(&mut self, now: Instant) {
+        if now < self.ends {
             return;
         }
+        let passed = now.saturating_duration_since(self.began).as_secs() / SLOT.as_secs();
         for _ in 0..passed.min(WINDOW as u64) {
             self.current = (self.current + 1) % WINDOW;
             let old = std::mem::take(&mut self.slots[self.current]);
@@ -103,6 +110,7 @@ impl Budget {
             self.total.retries -= old.retries;
         }
         self.began += Duration::from_secs(passed);
+        self.ends = self.began + SLOT;
     }
 }
 
