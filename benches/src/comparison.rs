@@ -120,6 +120,9 @@ pub fn run(args: &MeshArgs) -> Result<bool> {
     raise_file_limit()?;
     // Before anything is built or started, so that the load average is that of the neighbours.
     let machine = Machine::this();
+    if machine.is_busy() {
+        eprintln!("this machine is busy, and what its neighbours do is measured too: {machine}");
+    }
     let began = OffsetDateTime::now_utc();
     let commit = checked_out();
     let (rounds, pace) = args.pace();
@@ -157,9 +160,9 @@ pub fn run(args: &MeshArgs) -> Result<bool> {
         let tools = Tools::find(&args.binaries(asked)?, asked)?;
         let subjects = available(&tools, asked, &mut comparison);
         let bench = Bench { upstream, tools, pace };
-        comparison = comparison.with(rounds::measure(&bench, &cases, &subjects, rounds));
+        comparison = comparison.with(rounds::measure(&bench, &cases, &subjects, rounds), asked);
     } else {
-        comparison = comparison.with(Results::default());
+        comparison = comparison.with(Results::default(), asked);
     }
     let file =
         args.out_dir.join(format!("{}-mesh{}.json", began.date(), if args.quick { "-quick" } else { "" }));

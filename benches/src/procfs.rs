@@ -1,6 +1,7 @@
 //! What the kernel says of a process and of the machine: memory, CPU time, cores.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::time::Duration;
 
@@ -176,6 +177,20 @@ impl Machine {
                 .and_then(|word| word.parse().ok())
                 .unwrap_or_default(),
         }
+    }
+}
+
+impl Machine {
+    /// Whether others were using it before the run, more than a little.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.load_average_before > 0.3 * self.cores as f64
+    }
+}
+
+impl Display for Machine {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { cores, cpu, kernel, load_average_before, .. } = self;
+        write!(f, "{cores} cores of {cpu}, Linux {kernel}, load average {load_average_before} before")
     }
 }
 

@@ -56,9 +56,9 @@ pub(crate) fn measure(bench: &Bench, cases: &[&'static Case], subjects: &[Subjec
                         results.samples.push(sample);
                     }
                     Err(error) => {
-                        results.failed(round, Some(case.name), subject, &error);
                         // In whichever state it is now, the next case gets one that is not.
-                        pairs.stop(subject);
+                        let error = pairs.give_up(subject, error);
+                        results.failed(round, Some(case.name), subject, &error);
                     }
                 }
             }

@@ -16,12 +16,20 @@ use crate::subject::{Running, Setup, Subject};
 /// A pair does not start or does not serve.
 pub(super) fn measure(connections: usize, setup: &Setup, subject: Subject, bench: &Bench) -> Result<Figures> {
     let (usual, changed) = (bench.start(subject, &USUAL)?, bench.start(subject, setup)?);
-    let cpu = |pair: &Running| -> Result<f64> {
+    let watch = |pair: &Running| {
         let load = closed(requests(&pair.http1, SMALL), connections)?;
-        let seen = window::watch(load, &pair.proxies, bench.pace.warm_up, bench.pace.window)?;
-        Ok(seen.cpu_each())
+        window::watch(load, &pair.proxies, bench.pace.warm_up, bench.pace.window)
     };
-    Ok(figures([cpu(&usual)?, cpu(&changed)?, cpu(&changed)?, cpu(&usual)?]))
+    let first = watch(&usual)?.cpu_each();
+    let (begun, spans_before) = (watch(&changed)?, changed.spans());
+    let ended = watch(&changed)?;
+    // Between the ends of two windows, so that what is exported late is made up for by what was then.
+    let spans = changed.spans().zip(spans_before).map(|(after, before)| after - before);
+    let mut figures = figures([first, begun.cpu_each(), ended.cpu_each(), watch(&usual)?.cpu_each()]);
+    if let Some(spans) = spans {
+        figures.insert(Metric::Spans, spans as f64 / ended.done_since_start() as f64);
+    }
+    Ok(figures)
 }
 
 fn figures([usual, changed, changed_again, usual_again]: [f64; 4]) -> Figures {

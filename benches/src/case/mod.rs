@@ -10,7 +10,7 @@ use std::collections::btree_map::Entry as Place;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 
 use crate::load::http1::{self, Target};
 use crate::load::{Load, bulk, churn, http2, open};
@@ -116,27 +116,32 @@ pub(crate) static CASES: [Case; 20] = {
             Kind::Memory(Doing::Serving(256)),
             "most memory with 256 busy connections",
         ),
-        case("h1-c1", Requests, closed(1), "HTTP/1.1, one connection, never idle; 100-byte answers"),
-        case("h1-c16", Requests, closed(16), "the same with 16 connections"),
-        case("h1-c64", Requests, closed(64), "the same with 64 connections"),
-        case("h1-c256", Requests, closed(256), "the same with 256 connections"),
+        case("h1-c1", Requests, closed(1), "HTTP/1.1, 1 connection, never idle; 100-byte answers"),
+        case("h1-c16", Requests, closed(16), "HTTP/1.1, 16 connections, never idle; 100-byte answers"),
+        case("h1-c64", Requests, closed(64), "HTTP/1.1, 64 connections, never idle; 100-byte answers"),
+        case("h1-c256", Requests, closed(256), "HTTP/1.1, 256 connections, never idle; 100-byte answers"),
         case(
             "body-10k",
             Requests,
             Kind::Closed { connections: 64, path: "/bytes/10240" },
-            "64 connections, 10 KiB answers",
+            "HTTP/1.1, 64 connections, never idle; 10 KiB answers",
         ),
         case("open-200", Requests, open(200), "HTTP/1.1 at 200 requests a second, open loop"),
-        case("open-1000", Requests, open(1000), "the same at 1,000 requests a second"),
-        case("open-4000", Requests, open(4000), "the same at 4,000 requests a second"),
+        case("open-1000", Requests, open(1000), "HTTP/1.1 at 1,000 requests a second, open loop"),
+        case("open-4000", Requests, open(4000), "HTTP/1.1 at 4,000 requests a second, open loop"),
+        case("h2-1x1", Requests, streams(1, 1), "HTTP/2 like gRPC, 1 connection of 1 stream, never idle"),
         case(
-            "h2-1x1",
+            "h2-16x4",
             Requests,
-            streams(1, 1),
-            "HTTP/2 like gRPC, one connection with one stream, never idle",
+            streams(16, 4),
+            "HTTP/2 like gRPC, 16 connections of 4 streams, never idle",
         ),
-        case("h2-16x4", Requests, streams(16, 4), "the same with 16 connections of 4 streams"),
-        case("h2-64x4", Requests, streams(64, 4), "the same with 64 connections of 4 streams"),
+        case(
+            "h2-64x4",
+            Requests,
+            streams(64, 4),
+            "HTTP/2 like gRPC, 64 connections of 4 streams, never idle",
+        ),
         case("tcp-bulk", Gigabits, Kind::Bulk, "opaque TCP, one stream each way"),
         case(
             "mtls-connections",
@@ -246,9 +251,12 @@ impl<'a> Pairs<'a> {
         }
     }
 
-    /// Ends the one of this subject, in whichever state it is.
-    pub(crate) fn stop(&mut self, subject: Subject) {
-        self.running.remove(&subject);
+    /// Ends the one of this subject, after something failed on it; if its processes had ended, that is why.
+    pub(crate) fn give_up(&mut self, subject: Subject, error: Error) -> Error {
+        match self.running.remove(&subject).map(|mut running| running.check()) {
+            Some(Err(ended)) => error.context(format!("{ended:#}")),
+            None | Some(Ok(())) => error,
+        }
     }
 }
 

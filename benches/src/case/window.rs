@@ -23,8 +23,10 @@ const AFTERWARDS: Duration = Duration::from_millis(200);
 /// What was seen of a load and of the proxies that carried it.
 #[derive(Debug)]
 pub(super) struct Seen {
-    /// Requests, connections or bytes.
+    /// Requests, connections or bytes, in the window.
     done: u64,
+    /// The same before the window.
+    warmed_up: u64,
     took: Duration,
     tally: Tally,
     /// Of each proxy, the caller's first.
@@ -78,7 +80,7 @@ fn watch_also(
         bail!("nothing was done in {window:?}");
     }
     sleep(AFTERWARDS);
-    Ok(Seen { done, took, tally, cpu })
+    Ok(Seen { done, warmed_up: done_before, took, tally, cpu })
 }
 
 /// Until then, or until the load has ended: there is nothing to wait for with one that failed.
@@ -114,6 +116,11 @@ pub(super) fn micros(time: &CpuTime) -> f64 {
 }
 
 impl Seen {
+    /// What was done until the window ended, the warm-up included.
+    pub(super) fn done_since_start(&self) -> u64 {
+        self.warmed_up + self.done
+    }
+
     /// CPU time of all proxies for each of what was done, microseconds.
     pub(super) fn cpu_each(&self) -> f64 {
         self.cpu.iter().map(micros).sum::<f64>() / self.done as f64
@@ -172,7 +179,7 @@ mod tests {
         });
         let latency = histogram((1..=1000).map(|micros| micros * 1000));
         let tally = Tally { latency, lateness: histogram([]) };
-        Seen { done, took: Duration::from_secs(2), tally, cpu: cpu.into() }
+        Seen { done, warmed_up: 0, took: Duration::from_secs(2), tally, cpu: cpu.into() }
     }
 
     #[test]

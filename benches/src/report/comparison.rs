@@ -76,10 +76,10 @@ pub(crate) fn name(subject: Subject) -> String {
 }
 
 impl Comparison {
-    /// Adds what follows from the samples.
-    pub(crate) fn with(self, results: Results) -> Self {
+    /// Adds what was measured, and what follows from it about those that were asked for.
+    pub(crate) fn with(self, results: Results, asked: &[Subject]) -> Self {
         let Results { samples, failures } = results;
-        let concerned = targets().into_iter().filter(|target| target.concerns(&samples));
+        let concerned = targets().into_iter().filter(|target| target.concerns(&samples, asked));
         let verdicts = concerned.map(|target| target.judge(&samples)).collect();
         Self { verdicts, summary: summary(&samples), failures, samples, ..self }
     }
@@ -96,7 +96,7 @@ impl Comparison {
 
     /// For people.
     pub(crate) fn tables(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.head();
         for case in &CASES {
             let rows: Vec<&Row> = self.summary.iter().filter(|row| row.case == case.name).collect();
             if !rows.is_empty() {
@@ -121,6 +121,26 @@ impl Comparison {
             let _ = writeln!(text, "NOT MEASURED: round {round}: {case}: {}: {why}", name(*subject));
         }
         text
+    }
+}
+
+impl Comparison {
+    /// What all figures are of.
+    fn head(&self) -> String {
+        let versions = self.subjects.iter().filter_map(|measured| measured.version.as_deref());
+        let mut versions: Vec<_> = versions.collect();
+        versions.dedup();
+        let commit = self.commit.as_deref().unwrap_or("unknown");
+        let setting = |name: &str| self.settings.get(name).map(Value::to_string).unwrap_or_default();
+        format!(
+            "{}, commit {commit}\n{}\n{} rounds, windows of {} s after {} s; {}\n\n",
+            self.date,
+            self.machine,
+            setting("rounds"),
+            setting("windowSeconds"),
+            setting("warmUpSeconds"),
+            versions.join(", ")
+        )
     }
 }
 
@@ -183,7 +203,8 @@ fn verdict(verdict: &Verdict) -> Vec<String> {
 /// Columns as wide as their widest cell.
 fn lines(table: &[Vec<String>]) -> String {
     let columns = table.iter().map(Vec::len).max().unwrap_or_default();
-    let cell_width = |column: usize| table.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let cell_width =
+        |column: usize| table.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| cell_width(column).unwrap_or_default()).collect();
     let mut text = String::new();
     for row in table {
@@ -213,7 +234,7 @@ mod tests {
             failures: Vec::new(),
             samples: Vec::new(),
         };
-        empty.with(Results { samples, failures: Vec::new() })
+        empty.with(Results { samples, failures: Vec::new() }, Subject::value_variants())
     }
 
     fn sample(round: u32, subject: Subject, cpu: f64) -> Sample {

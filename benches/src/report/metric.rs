@@ -44,6 +44,8 @@ pub(crate) enum Metric {
     CpuChanged,
     /// The second divided by the first.
     Change,
+    /// Spans that both proxies have exported for each request, set up for this case.
+    Spans,
 }
 
 /// What a case counts, which its figures are of.
@@ -71,7 +73,7 @@ impl Metric {
             (Self::Resident | Self::Anonymous, _) => "MiB",
             (Self::IdleCpu, _) => "us/s",
             (Self::ReadyIn, _) => "ms",
-            (Self::Change, _) => "",
+            (Self::Change | Self::Spans, _) => "",
         }
     }
 
@@ -104,6 +106,7 @@ impl Metric {
             Self::CpuUsual => "CPU as usual",
             Self::CpuChanged => "CPU so",
             Self::Change => "ratio",
+            Self::Spans => "spans/request",
         };
         format!("{title} {}", self.unit(counted)).trim_end().to_owned()
     }

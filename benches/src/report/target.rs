@@ -155,9 +155,20 @@ impl List {
 }
 
 impl Target {
-    /// Whether it can be judged from these samples at all.
-    pub(crate) fn concerns(&self, samples: &[Sample]) -> bool {
-        samples.iter().any(|sample| sample.case == self.case && sample.figures.contains_key(&self.metric))
+    /// Whether it is of something that was measured, and against somebody who was asked for.
+    pub(crate) fn concerns(&self, samples: &[Sample], asked: &[Subject]) -> bool {
+        let measured = |sample: &Sample| {
+            (sample.case, sample.subject) == (self.case, Subject::Outrigger)
+                && sample.figures.contains_key(&self.metric)
+        };
+        self.against().is_none_or(|peer| asked.contains(&peer)) && samples.iter().any(measured)
+    }
+
+    fn against(&self) -> Option<Subject> {
+        match self.basis {
+            Basis::Peer(subject) | Basis::PeerOverNone(subject) => Some(subject),
+            Basis::Itself => None,
+        }
     }
 
     /// Judges it by the rounds in which both sides were measured.
@@ -172,10 +183,7 @@ impl Target {
             what: self.what,
             case: self.case,
             metric: self.metric,
-            against: match self.basis {
-                Basis::Peer(subject) | Basis::PeerOverNone(subject) => Some(subject),
-                Basis::Itself => None,
-            },
+            against: self.against(),
             bound: self.bound,
             ratio,
             ratios,
@@ -259,6 +267,17 @@ mod tests {
         assert_eq!(target.judge(&samples[1..]).met, Option::None, "there is nothing to count over");
         let faster_than_nothing = [p99(None, 100.0), p99(Outrigger, 90.0), p99(Haproxy, 99.0)];
         assert!(target.judge(&faster_than_nothing).ratios.is_empty());
+    }
+
+    #[test]
+    fn a_target_is_told_of_where_both_sides_were_asked_for_even_if_the_peer_is_missing() {
+        use Subject::{EnvoyHttp2, Haproxy, None, Outrigger};
+        let target = target("tcp-bulk", Metric::PerSecond, Basis::Peer(Haproxy));
+        let samples = [sample(1, "tcp-bulk", Outrigger, Metric::PerSecond, 1.0)];
+        assert!(target.concerns(&samples, &[Outrigger, Haproxy]));
+        assert!(!target.concerns(&samples, &[Outrigger, EnvoyHttp2]));
+        assert!(!target.concerns(&[Sample { subject: None, ..samples[0].clone() }], &[None, Haproxy]));
+        assert_eq!(target.judge(&samples).met, Option::None);
     }
 
     #[test]
