@@ -34,9 +34,11 @@
 
 mod calibration;
 mod case;
+pub mod chart;
 pub mod comparison;
 pub mod footprint;
 pub mod instructions;
+mod kept;
 mod load;
 mod mesh;
 pub mod pair;
@@ -45,4 +47,5 @@ mod procfs;
 mod report;
 mod rounds;
 mod subject;
+pub mod table;
 mod upstream;

@@ -24,9 +24,8 @@ use crate::process::Process;
 pub(super) fn start(program: &Path, setup: &Setup, upstreams: &Upstreams) -> Result<Running> {
     let directory = tempfile::tempdir().context("a temporary directory")?;
     let pki = Pki::create(directory.path())?;
-    let (outbound, inbound) = (Sockets::bind()?, Sockets::bind()?);
+    let inbound = Sockets::bind()?;
     let between = inbound.addresses()?;
-    let entries = outbound.addresses()?;
     let since = Instant::now();
     let service = Side {
         workers: setup.workers,
@@ -34,15 +33,17 @@ pub(super) fn start(program: &Path, setup: &Setup, upstreams: &Upstreams) -> Res
         next: [upstreams.http1, upstreams.http2, upstreams.tcp],
     };
     let mut service = launch(program, directory.path(), "service", &service_side(&service, &pki))?;
+    // It has its own copies by now, and the other one is to have none of them.
+    drop(inbound);
     // A caller that is refused once waits for a second.
     ready::listening(&mut service, &between)?;
+    let outbound = Sockets::bind()?;
+    let [http1, http2, tcp] = outbound.addresses()?;
     let caller = Side { workers: setup.workers, sockets: outbound.descriptors(), next: between };
     let caller = launch(program, directory.path(), "caller", &caller_side(&caller, &pki))?;
-    let [http1, http2, tcp] = entries;
+    drop(outbound);
     let entries = Entries { http1: entry(http1), http2: entry(http2), tcp, since };
     let held = Held { processes: Vec::new(), collector: None, directory: Some(directory) };
-    // The children have their own copies of the sockets, which close with them and not before.
-    drop((inbound, outbound));
     Running::pair(entries, caller, service, held)
 }
 
