@@ -108,6 +108,21 @@ impl Breaker {
         matches!(self.state, State::Closed { .. })
     }
 
+    /// When [`Self::standing`] will be another though nothing happens. `None`: it stays as it is.
+    pub(crate) fn changes_at(&self, now: Instant) -> Option<Instant> {
+        let at = match self.state {
+            State::Closed { .. } => None,
+            State::Open { until } => Some(until),
+            State::HalfOpen { since } => Some(since + PROBE_PATIENCE),
+        };
+        at.filter(|at| now < *at)
+    }
+
+    /// Counts the changes that were not of time alone.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Asks to send one request at `now`.
     ///
     /// # Errors

@@ -5,6 +5,8 @@
 //! budget, requests under way) belongs to the worker and lives here, without a lock. An update keeps what was
 //! learned of endpoints that stay.
 
+mod roll;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -23,9 +25,7 @@ use crate::load::{Ewma, PeakEwma};
 use crate::outlier::Tally;
 use crate::retry::{Outcome, Showing};
 use crate::snapshot::{BackendPolicy, Endpoint, Endpoints, Service};
-
-/// Requests stay in the caller's zone while at least this share of its endpoints there can be used, percent.
-const ZONE_ENOUGH_PERCENT: usize = 70;
+use roll::{Rolls, gather};
 
 /// A failure counts as a request that took this many times as long as is typical, twice that if the one before
 /// failed too, and so on: one failure among many moves little traffic, and an endpoint that answers every request
@@ -47,6 +47,10 @@ pub struct Cluster {
     balancer: Balancer,
     /// Latency of what succeeds, over all endpoints.
     typical: Ewma,
+    /// Who can be chosen.
+    rolls: Rolls,
+    /// How often a breaker of one of the endpoints has changed.
+    changes: Rc<Cell<u64>>,
     /// Kept between picks so that none allocates.
     candidates: Vec<usize>,
     /// What may be spent on retries.
@@ -75,17 +79,31 @@ struct Learned {
     streak: Cell<u32>,
     tally: Cell<Tally>,
     breaker: RefCell<Breaker>,
+    /// Of the whole cluster.
+    changes: Rc<Cell<u64>>,
 }
 
 impl Learned {
-    fn new(now: Instant) -> Rc<Self> {
+    fn new(changes: &Rc<Cell<u64>>, now: Instant) -> Rc<Self> {
         Rc::new(Self {
             in_flight: Cell::new(0),
             latency: Cell::new(PeakEwma::UNKNOWN),
             streak: Cell::new(0),
             tally: Cell::new(Tally::new(now)),
             breaker: RefCell::new(Breaker::new(now)),
+            changes: Rc::clone(changes),
         })
+    }
+
+    /// Everything that may change the breaker goes through here.
+    fn with_breaker<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
+        let mut breaker = self.breaker.borrow_mut();
+        let before = breaker.generation();
+        let result = act(&mut breaker);
+        if breaker.generation() != before {
+            self.changes.set(self.changes.get() + 1);
+        }
+        result
     }
 
     fn load(&self) -> Load {
@@ -140,7 +158,7 @@ impl Drop for Pick {
     fn drop(&mut self) {
         self.learned.in_flight.set(self.learned.in_flight.get() - 1);
         if let Some(permit) = self.permit.take() {
-            self.learned.breaker.borrow_mut().abandon(permit);
+            self.learned.with_breaker(|breaker| breaker.abandon(permit));
         }
     }
 }
@@ -167,17 +185,6 @@ pub struct EndpointView {
     pub breaker: Standing,
 }
 
-/// The endpoints counted, before one is chosen.
-#[derive(Debug, Default)]
-struct Census {
-    /// Those that are healthy and serve the port, and those of them whose breakers are not closed.
-    serving: usize,
-    out: usize,
-    /// Those that serve the port in the caller's zone, and those of them that can be used.
-    local: usize,
-    local_usable: usize,
-}
-
 /// Which endpoints are considered.
 #[derive(Debug, Clone, Copy)]
 struct Wish<'a> {
@@ -199,6 +206,8 @@ impl Cluster {
             members: Vec::new(),
             balancer: Balancer::new(policy.balancer),
             typical: Ewma::UNKNOWN,
+            rolls: Rolls::default(),
+            changes: Rc::default(),
             candidates: Vec::new(),
             budget: Budget::new(policy.retry_budget_percent, policy.retry_budget_per_second, now),
             connections: Bulkhead::new(policy.max_connections),
@@ -234,6 +243,7 @@ impl Cluster {
             }
         }
         self.policy = Arc::clone(policy);
+        self.rolls.clear();
     }
 
     fn replace_endpoints(&mut self, endpoints: &Arc<Endpoints>, now: Instant) {
@@ -242,10 +252,11 @@ impl Cluster {
         self.members.extend(endpoints.all.iter().map(|endpoint| {
             let learned = match known.remove(&endpoint.id) {
                 Some(member) if member.endpoint.address == endpoint.address => member.learned,
-                _ => Learned::new(now),
+                _ => Learned::new(&self.changes, now),
             };
             Member { endpoint: Arc::clone(endpoint), learned }
         }));
+        self.rolls.clear();
         self.endpoints = Arc::clone(endpoints);
     }
 
@@ -267,13 +278,20 @@ impl Cluster {
         now: Instant,
         rng: &mut impl Rng,
     ) -> Result<Pick, Failure> {
-        let census = self.census(port, own_zone, now);
-        if census.serving == 0 {
+        let most_out = |serving| most_out(&self.policy, serving);
+        let roll = self.rolls.roll(port, own_zone, self.changes.get(), now, &self.members, most_out);
+        if roll.serving == 0 {
             return Err(Failure::NoEndpoints);
         }
-        let panic = census.out > self.most_out(census.serving);
-        let zone = census.prefers_zone().then_some(own_zone);
-        let anywhere = Wish { port, zone: None, tried: &[], panic };
+        let zone = roll.prefers_zone.then_some(own_zone);
+        let anywhere = Wish { port, zone: None, tried: &[], panic: roll.panic };
+        let first = match tried {
+            [] => choose(&mut self.balancer, &roll.candidates, roll.due, true, &self.members, now, rng),
+            _ => None,
+        };
+        if let Some(index) = first {
+            return Ok(self.take(index, now, rng));
+        }
         let wishes = [
             Wish { zone, tried, ..anywhere },
             Wish { tried, ..anywhere },
@@ -282,7 +300,7 @@ impl Cluster {
         ];
         let index = wishes
             .into_iter()
-            .find_map(|wish| self.choose(wish, tried.is_empty(), now, rng))
+            .find_map(|wish| self.choose_wished(wish, tried.is_empty(), now, rng))
             .ok_or(Failure::BreakerOpen)?;
         Ok(self.take(index, now, rng))
     }
@@ -369,7 +387,7 @@ impl Cluster {
     }
 
     fn succeeded(&self, pick: &Pick, permit: Permit, now: Instant) -> Option<BreakerTransition> {
-        let transition = pick.learned.breaker.borrow_mut().succeeded(permit, now)?;
+        let transition = pick.learned.with_breaker(|breaker| breaker.succeeded(permit, now))?;
         // What it looked like while it was broken says nothing of it now.
         pick.learned.forget(now);
         Some(BreakerTransition { endpoint: Arc::clone(&pick.endpoint), to: transition })
@@ -379,72 +397,57 @@ impl Cluster {
         let policy = self.policy.breaker.as_ref()?;
         let healthy = || self.members.iter().filter(|member| member.endpoint.healthy);
         let out = healthy().filter(|member| !member.learned.breaker.borrow().is_closed()).count();
-        let may_open = out < self.most_out(healthy().count());
+        let may_open = out < most_out(&self.policy, healthy().count());
         let peers = healthy()
             .filter(|member| !Rc::ptr_eq(&member.learned, &pick.learned))
             .map(|member| member.learned.tally.get());
         let outlier = may_open && pick.learned.tally.get().is_outlier(peers, now);
-        let to = pick.learned.breaker.borrow_mut().failed(permit, policy, may_open, outlier, now)?;
+        let to =
+            pick.learned.with_breaker(|breaker| breaker.failed(permit, policy, may_open, outlier, now))?;
         Some(BreakerTransition { endpoint: Arc::clone(&pick.endpoint), to })
     }
 
-    /// How many of `healthy` endpoints may be out at once.
-    fn most_out(&self, healthy: usize) -> usize {
-        let percent = self.policy.breaker.as_ref().map_or(100, |policy| policy.max_ejected_percent.min(100));
-        healthy * percent as usize / 100
-    }
-
-    fn census(&self, port: u16, own_zone: &str, now: Instant) -> Census {
-        let mut census = Census::default();
-        for Member { endpoint, learned } in &self.members {
-            let closed = learned.breaker.borrow().standing(now) == Standing::Closed;
-            let serves = endpoint.ports.contains(&port);
-            let local = serves && !own_zone.is_empty() && *endpoint.zone == *own_zone;
-            census.serving += usize::from(endpoint.healthy && serves);
-            census.out += usize::from(endpoint.healthy && serves && !closed);
-            census.local += usize::from(local);
-            census.local_usable += usize::from(local && endpoint.healthy && closed);
-        }
-        census
-    }
-
     /// Chooses among those that the wish allows, or one that is due for a probe.
-    fn choose(&mut self, wish: Wish<'_>, first_try: bool, now: Instant, rng: &mut impl Rng) -> Option<usize> {
-        let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.clear();
-        let mut due = None;
-        for (index, Member { endpoint, learned }) in self.members.iter().enumerate() {
-            if !wish.allows(endpoint) {
-                continue;
-            }
-            match learned.breaker.borrow().standing(now) {
-                Standing::Due if !wish.panic => due = due.or(Some(index)),
-                Standing::Open | Standing::HalfOpen if !wish.panic => {}
-                _ => candidates.push(index),
-            }
-        }
-        let members = &self.members;
-        let chosen = match due {
-            Some(due) if first_try || candidates.is_empty() => Some(due),
-            _ => self.balancer.pick(&candidates, |index| members[index].learned.load(), now, rng),
-        };
-        self.candidates = candidates;
-        chosen
+    fn choose_wished(
+        &mut self,
+        wish: Wish<'_>,
+        first_try: bool,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Option<usize> {
+        let due = gather(&self.members, wish, now, &mut self.candidates);
+        choose(&mut self.balancer, &self.candidates, due, first_try, &self.members, now, rng)
     }
 
     fn take(&self, index: usize, now: Instant, rng: &mut impl Rng) -> Pick {
         let Member { endpoint, learned } = &self.members[index];
         learned.in_flight.set(learned.in_flight.get() + 1);
         // In a panic the breaker may refuse, and is passed over.
-        let permit = learned.breaker.borrow_mut().admit(now, rng).ok();
+        let permit = learned.with_breaker(|breaker| breaker.admit(now, rng)).ok();
         Pick { endpoint: Arc::clone(endpoint), learned: Rc::clone(learned), permit, measured: false }
     }
 }
 
-impl Census {
-    fn prefers_zone(&self) -> bool {
-        self.local_usable > 0 && self.local_usable * 100 >= self.local * ZONE_ENOUGH_PERCENT
+/// Chooses one of the candidates or, first of all or last of all, the one that is due for a probe.
+fn choose(
+    balancer: &mut Balancer,
+    candidates: &[usize],
+    due: Option<usize>,
+    first_try: bool,
+    members: &[Member],
+    now: Instant,
+    rng: &mut impl Rng,
+) -> Option<usize> {
+    match due {
+        Some(due) if first_try || candidates.is_empty() => Some(due),
+        _ => balancer.pick(candidates, |index| members[index].learned.load(), now, rng),
     }
+}
+
+/// How many of `healthy` endpoints may be out at once.
+fn most_out(policy: &BackendPolicy, healthy: usize) -> usize {
+    let percent = policy.breaker.as_ref().map_or(100, |policy| policy.max_ejected_percent.min(100));
+    healthy * percent as usize / 100
 }
 
 impl Wish<'_> {

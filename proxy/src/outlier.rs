@@ -61,7 +61,8 @@ impl Tally {
 
     /// Whether this endpoint succeeds far less often than `peers` do on average.
     pub fn is_outlier(&self, peers: impl Iterator<Item = Self>, now: Instant) -> bool {
-        let Some(own) = self.success_rate(now) else { return false };
+        // Peers cannot do better than always: whoever is not far under that need not be compared.
+        let Some(own) = self.success_rate(now).filter(|own| *own < FAR_UNDER) else { return false };
         let (mut sum, mut count) = (0.0, 0u32);
         for rate in peers.filter_map(|peer| peer.success_rate(now)) {
             sum += rate;

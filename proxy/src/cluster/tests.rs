@@ -391,6 +391,25 @@ fn a_new_policy_takes_hold_at_once_and_closes_breakers_that_it_does_without() {
 }
 
 #[test]
+fn a_thousand_endpoints_are_gone_through_only_when_something_has_changed() {
+    let ids: Vec<String> = (0..1000).map(|id| id.to_string()).collect();
+    let mut bench = Bench::new(named(&ids.iter().map(String::as_str).collect::<Vec<_>>()));
+    let made = |bench: &mut Bench| {
+        let pick = bench.pick().unwrap();
+        bench.finish(pick, GOOD, ms(1));
+        bench.cluster.rolls.made()
+    };
+    let first = made(&mut bench);
+    assert!((0..100).all(|_| made(&mut bench) == first), "made anew though nothing changed");
+    let time = bench.trip("7");
+    let one_out = made(&mut bench);
+    assert_ne!(one_out, first);
+    assert!((0..10).all(|_| made(&mut bench) == one_out), "made anew while the breaker stays open");
+    bench.now += time;
+    assert!(bench.pick().unwrap().is_probe());
+}
+
+#[test]
 fn what_says_nothing_of_the_endpoint_changes_nothing() {
     let mut bench = Bench::new(named(&["a", "b"]));
     bench.trip_and_wait("a");
@@ -505,5 +524,59 @@ proptest! {
         picks.clear();
         prop_assert_eq!(bench.in_flight(), 0);
         prop_assert!(bench.cluster.view(bench.now).all(|view| view.breaker != Standing::HalfOpen));
+    }
+
+    /// What is kept between picks is what would be found out anew.
+    #[test]
+    fn picks_do_not_depend_on_what_was_kept_from_the_ones_before(
+        percent in 0u32..=100,
+        steps in prop::collection::vec(step(), 1..150),
+    ) {
+        let policy = |percent| {
+            let breaker = BreakerPolicy {
+                consecutive_failures: 2,
+                max_ejected_percent: percent,
+                ..BreakerPolicy::default()
+            };
+            BackendPolicy { breaker: Some(breaker), ..BackendPolicy::default() }
+        };
+        let endpoints = drawn(&[(0, true, true), (1, true, true), (2, false, true), (3, false, true)]);
+        let mut benches = [(); 2].map(|()| Bench::with(Arc::clone(&endpoints), policy(percent)));
+        let mut picks: [Vec<Pick>; 2] = Default::default();
+        for step in steps {
+            let mut results = Vec::new();
+            for (index, (bench, picks)) in benches.iter_mut().zip(&mut picks).enumerate() {
+                match &step {
+                    Step::Pick { zone, tried } => {
+                        if index == 0 {
+                            bench.cluster.rolls.clear();
+                        }
+                        let tried: &[&str] = if *tried { &["0"] } else { &[] };
+                        let pick = bench.pick_in(if *zone { "z" } else { "" }, tried);
+                        results.push(pick.as_ref().map(|pick| (pick.endpoint.id.clone(), pick.is_probe()))
+                            .map_err(|failure| *failure));
+                        picks.extend(pick.ok());
+                    }
+                    Step::Good | Step::Bad if !picks.is_empty() => {
+                        let outcome = if matches!(step, Step::Good) { GOOD } else { BAD };
+                        bench.finish(picks.remove(0), outcome, ms(1));
+                    }
+                    Step::Good | Step::Bad => {}
+                    Step::Drop => drop(picks.pop()),
+                    // Now and then for so long that a probe is given up.
+                    Step::Wait(time) => bench.now += ms(if time % 5 == 0 { time * 60 } else { *time }),
+                    Step::Update(drawn_anew) if drawn_anew.len() == 1 => {
+                        let percent = u32::from(drawn_anew[0].0) * 20;
+                        bench.policy = Arc::new(policy(percent));
+                        let endpoints = Arc::clone(&bench.cluster.endpoints);
+                        bench.update(endpoints);
+                    }
+                    Step::Update(drawn_anew) => bench.update(drawn(drawn_anew)),
+                }
+            }
+            if let [anew, kept] = &results[..] {
+                prop_assert_eq!(anew, kept);
+            }
+        }
     }
 }
