@@ -50,8 +50,10 @@ impl Room {
 }
 
 /// The body of one request, for all of its attempts. Clones share it.
+///
+/// Most requests have none; that there is nothing to send again costs nothing to know.
 #[derive(Clone)]
-pub(crate) struct Replay(Rc<RefCell<Shared>>);
+pub(crate) struct Replay(Option<Rc<RefCell<Shared>>>);
 
 struct Shared {
     incoming: Incoming,
@@ -73,64 +75,83 @@ struct Shared {
 impl Replay {
     /// Takes the caller's body; nothing is read until an attempt reads it.
     pub(crate) fn new(incoming: Incoming, room: Rc<Room>) -> Self {
-        let ended = incoming.is_end_stream();
-        Self(Rc::new(RefCell::new(Shared {
+        if incoming.is_end_stream() {
+            return Self(None);
+        }
+        Self(Some(Rc::new(RefCell::new(Shared {
             incoming,
             kept: Vec::new(),
             kept_bytes: 0,
             trailers: None,
-            ended,
+            ended: false,
             overflowed: false,
             broken: false,
             attempt: 0,
             waker: None,
             bytes: 0,
             room,
-        })))
+        }))))
     }
 
     /// The body for a new attempt; the one before it can read no more.
     pub(crate) fn attempt(&self) -> Attempt {
-        let mut shared = self.0.borrow_mut();
-        shared.attempt += 1;
-        if let Some(waker) = shared.waker.take() {
-            waker.wake(); // lets the stale attempt find out and reset its stream
-        }
-        Attempt { shared: self.0.clone(), number: shared.attempt, position: 0, trailers_sent: false }
+        Attempt(self.0.as_ref().map(|shared| {
+            let number = shared.borrow_mut().supersede();
+            Reader { shared: shared.clone(), number, position: 0, trailers_sent: false }
+        }))
+    }
+
+    /// There is no body, nor will there be one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|shared| {
+            let shared = shared.borrow();
+            shared.ended && shared.bytes == 0 && shared.trailers.is_none()
+        })
     }
 
     /// A further attempt would send every byte again.
     pub(crate) fn is_replayable(&self) -> bool {
-        let shared = self.0.borrow();
-        !shared.overflowed && !shared.broken
+        self.0.as_ref().is_none_or(|shared| {
+            let shared = shared.borrow();
+            !shared.overflowed && !shared.broken
+        })
     }
 
     /// The caller's own side of the body failed.
     pub(crate) fn is_broken(&self) -> bool {
-        self.0.borrow().broken
+        self.0.as_ref().is_some_and(|shared| shared.borrow().broken)
     }
 
     /// Body bytes received from the caller so far.
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.borrow().bytes
+        self.0.as_ref().map_or(0, |shared| shared.borrow().bytes)
     }
 
     /// Nobody waits for an answer any more: what still reads the body stops.
     pub(crate) fn stop(&self) {
-        let mut shared = self.0.borrow_mut();
-        shared.attempt += 1;
-        if let Some(waker) = shared.waker.take() {
-            waker.wake();
+        if let Some(shared) = &self.0 {
+            shared.borrow_mut().supersede();
         }
     }
 
     /// No further attempt will come: the copy is let go.
     pub(crate) fn settle(&self) {
-        self.0.borrow_mut().overflow();
+        if let Some(shared) = &self.0 {
+            shared.borrow_mut().overflow();
+        }
     }
 }
 
 impl Shared {
+    /// Takes the body from the attempt that has it; the number of the next.
+    fn supersede(&mut self) -> u32 {
+        self.attempt += 1;
+        if let Some(waker) = self.waker.take() {
+            waker.wake(); // lets the stale attempt find out and reset its stream
+        }
+        self.attempt
+    }
+
     fn keep(&mut self, data: &Bytes) {
         self.bytes += data.len() as u64;
         if self.overflowed {
@@ -146,7 +167,7 @@ impl Shared {
     }
 
     /// Lets go of the copy. An attempt that had not caught up with it keeps its own position, so the frames stay
-    /// until it has: see [`Attempt::poll_frame`].
+    /// until it has: see [`Reader::poll_frame`].
     fn overflow(&mut self) {
         self.overflowed = true;
         self.room.give_back(self.kept_bytes);
@@ -161,7 +182,9 @@ impl Drop for Shared {
 }
 
 /// The body as one attempt sends it.
-pub(crate) struct Attempt {
+pub(crate) struct Attempt(Option<Reader>);
+
+struct Reader {
     shared: Rc<RefCell<Shared>>,
     number: u32,
     /// How many kept frames this attempt has sent.
@@ -174,6 +197,20 @@ impl Attempt {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |reader| reader.poll_frame(cx))
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Reader::is_end_stream)
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), Reader::size_hint)
+    }
+}
+
+impl Reader {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut shared = self.shared.borrow_mut();
         let shared = &mut *shared;
         if shared.attempt != self.number {
@@ -227,7 +264,7 @@ impl Attempt {
         }
     }
 
-    pub(crate) fn is_end_stream(&self) -> bool {
+    fn is_end_stream(&self) -> bool {
         let shared = self.shared.borrow();
         shared.attempt == self.number
             && shared.ended
@@ -235,7 +272,7 @@ impl Attempt {
             && (shared.trailers.is_none() || self.trailers_sent)
     }
 
-    pub(crate) fn size_hint(&self) -> SizeHint {
+    fn size_hint(&self) -> SizeHint {
         let shared = self.shared.borrow();
         let mut hint = shared.incoming.size_hint();
         let unsent: u64 = shared.kept.iter().skip(self.position).map(|data| data.len() as u64).sum();
@@ -245,5 +282,70 @@ impl Attempt {
             hint = SizeHint::new();
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::body::Body;
+
+    /// The body of a request as the HTTP library gives it.
+    async fn replay(request: &str) -> Replay {
+        let (mut peer, io) = tokio::io::duplex(1024);
+        peer.write_all(request.as_bytes()).await.unwrap();
+        let seen = Rc::new(RefCell::new(None));
+        let service = service_fn(|request: Request<Incoming>| {
+            let replay = Replay::new(request.into_body(), Room::new(LIMIT_BYTES));
+            seen.replace(Some(replay));
+            std::future::pending::<Result<http::Response<Body>, std::convert::Infallible>>()
+        });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        std::future::poll_fn(|cx| {
+            assert!(connection.as_mut().poll(cx).is_pending());
+            if seen.borrow().is_some() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        seen.take().expect("the request has come")
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_body_can_be_sent_again_whatever_happened() {
+        for request in
+            ["GET / HTTP/1.1\r\nhost: a\r\n\r\n", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"]
+        {
+            let replay = replay(request).await;
+            let mut first = replay.attempt();
+            let second = replay.attempt();
+            assert!(first.is_end_stream() && second.is_end_stream(), "{request:?}");
+            assert_eq!(second.size_hint().exact(), Some(0), "{request:?}");
+            let end = first.poll_frame(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(end, Poll::Ready(None)), "{request:?}");
+            replay.stop();
+            replay.settle();
+            assert!(replay.is_empty() && replay.is_replayable() && !replay.is_broken(), "{request:?}");
+            assert_eq!(replay.bytes(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_goes_to_the_last_attempt() {
+        let replay = replay("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
+        let mut first = replay.attempt();
+        assert!(!replay.is_empty() && replay.is_replayable() && !first.is_end_stream());
+        assert_eq!(first.size_hint().exact(), Some(5));
+        let second = replay.attempt();
+        let stale = first.poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(stale, Poll::Ready(Some(Err(BodyError::Superseded)))));
+        assert!(!second.is_end_stream());
+        replay.settle();
+        assert!(!replay.is_replayable());
     }
 }
