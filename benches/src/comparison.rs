@@ -25,7 +25,7 @@ use crate::load::raise_file_limit;
 use crate::procfs::Machine;
 use crate::report::checked_out;
 use crate::report::comparison::{Comparison, LeftOut, Measured, name};
-use crate::rounds::{self, Results};
+use crate::rounds;
 use crate::subject::{Subject, Tools};
 use crate::upstream::Upstream;
 
@@ -156,17 +156,25 @@ pub fn run(args: &MeshArgs) -> Result<bool> {
         failures: Vec::new(),
         samples: Vec::new(),
     };
-    if !cases.is_empty() {
+    let file = format!("{}-mesh{}.json", began.date(), if args.quick { "-quick" } else { "" });
+    let file = args.out_dir.join(file);
+    if cases.is_empty() {
+        write(&comparison, &file)?;
+    } else {
         let tools = Tools::find(&args.binaries(asked)?, asked)?;
         let subjects = available(&tools, asked, &mut comparison);
         let bench = Bench { upstream, tools, pace };
-        comparison = comparison.with(rounds::measure(&bench, &cases, &subjects, rounds), asked);
-    } else {
-        comparison = comparison.with(Results::default(), asked);
+        rounds::measure(&bench, &cases, &subjects, rounds, &mut |results| {
+            comparison.take_in(results, asked);
+            // Every time, so that a run that is interrupted leaves what it has.
+            write(&comparison, &file)
+        })?;
     }
-    let file =
-        args.out_dir.join(format!("{}-mesh{}.json", began.date(), if args.quick { "-quick" } else { "" }));
-    publish(&comparison, &file, args.output)?;
+    match args.output {
+        Format::Table => print!("{}", comparison.tables()),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&comparison)?),
+    }
+    eprintln!("every figure is in {}", file.display());
     Ok(comparison.complete() && (comparison.met() || !args.strict))
 }
 
@@ -187,18 +195,11 @@ fn available(tools: &Tools, asked: &[Subject], comparison: &mut Comparison) -> V
     subjects
 }
 
-fn publish(comparison: &Comparison, file: &Path, output: Format) -> Result<()> {
+fn write(comparison: &Comparison, file: &Path) -> Result<()> {
     let text = serde_json::to_string_pretty(comparison)?;
-    let written = file.parent().map_or(Ok(()), std::fs::create_dir_all);
-    written
-        .and_then(|()| std::fs::write(file, format!("{text}\n")))
-        .with_context(|| format!("{} cannot be written", file.display()))?;
-    match output {
-        Format::Table => print!("{}", comparison.tables()),
-        Format::Json => println!("{text}"),
-    }
-    eprintln!("every figure is in {}", file.display());
-    Ok(())
+    let directory = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let written = directory.and_then(|()| std::fs::write(file, format!("{text}\n")));
+    written.with_context(|| format!("{} cannot be written", file.display()))
 }
 
 impl MeshArgs {

@@ -6,11 +6,13 @@
 //! its round, and named.
 
 use std::fmt::Write as _;
+use std::thread::sleep;
+use std::time::Duration;
 
-use anyhow::Error;
+use anyhow::{Error, Result};
 use serde::Serialize;
 
-use crate::case::{Bench, Case, Pairs};
+use crate::case::{Bench, Case, Pace, Pairs};
 use crate::report::comparison::name;
 use crate::report::metric::{Metric, Sample};
 use crate::report::spread::digits;
@@ -28,43 +30,47 @@ pub(crate) struct Failure {
 }
 
 /// What was measured, and what was not.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Results {
     pub(crate) samples: Vec<Sample>,
     pub(crate) failures: Vec<Failure>,
 }
 
-/// Measures all of it, and tells on standard error how it goes.
-pub(crate) fn measure(bench: &Bench, cases: &[&'static Case], subjects: &[Subject], rounds: u32) -> Results {
+/// Measures all of it, and tells on standard error how it goes and `after_round` what there is so far.
+///
+/// # Errors
+/// Those of `after_round`; whatever cannot be measured is part of the results.
+pub(crate) fn measure(
+    bench: &Bench,
+    cases: &[&'static Case],
+    subjects: &[Subject],
+    rounds: u32,
+    after_round: &mut dyn FnMut(&Results) -> Result<()>,
+) -> Result<()> {
+    eprintln!(
+        "{rounds} rounds, about {} minutes each",
+        (expected(cases, subjects, &bench.pace).as_secs() + 30) / 60
+    );
     let mut results = Results::default();
     for round in 1..=rounds {
         let mut pairs = Pairs::new(bench);
-        let mut order = in_order(subjects, round);
-        if cases.iter().any(|case| case.shares_pair()) {
-            order.retain(|&subject| {
-                eprintln!("round {round} of {rounds}: starting {}", name(subject));
-                let started = pairs.get(subject).map(drop);
-                started.map_err(|error| results.failed(round, None, subject, &error)).is_ok()
-            });
-        }
+        let order = results.start(round, in_order(subjects, round), cases, &mut pairs, bench);
         for case in cases {
             for &subject in order.iter().filter(|&&subject| case.concerns(subject)) {
-                match case.measure(subject, &mut pairs) {
-                    Ok(figures) => {
-                        let sample = Sample { round, case: case.name, subject, figures };
-                        eprintln!("round {round} of {rounds}: {}", line(&sample, case));
-                        results.samples.push(sample);
-                    }
-                    Err(error) => {
-                        // In whichever state it is now, the next case gets one that is not.
-                        let error = pairs.give_up(subject, error);
-                        results.failed(round, Some(case.name), subject, &error);
-                    }
-                }
+                results.measure(round, case, subject, &mut pairs);
             }
         }
+        after_round(&results)?;
     }
-    results
+    Ok(())
+}
+
+/// How long a round takes if nothing fails, roughly.
+fn expected(cases: &[&Case], subjects: &[Subject], pace: &Pace) -> Duration {
+    let all = cases.iter().flat_map(|case| {
+        subjects.iter().filter(|&&subject| case.concerns(subject)).map(|_| case.expected(pace))
+    });
+    all.sum()
 }
 
 /// The first becomes the last from one round to the next.
@@ -88,6 +94,42 @@ fn line(sample: &Sample, case: &Case) -> String {
 }
 
 impl Results {
+    /// Starts the pairs that the cases share. Who does not start is left out of the round.
+    fn start(
+        &mut self,
+        round: u32,
+        mut order: Vec<Subject>,
+        cases: &[&Case],
+        pairs: &mut Pairs<'_>,
+        bench: &Bench,
+    ) -> Vec<Subject> {
+        if cases.iter().any(|case| case.shares_pair()) {
+            order.retain(|&subject| {
+                eprintln!("round {round}: starting {}", name(subject));
+                let started = pairs.get(subject).map(drop);
+                started.map_err(|error| self.failed(round, None, subject, &error)).is_ok()
+            });
+            // What a process still does after its start is not the first case's.
+            sleep(bench.pace.settle);
+        }
+        order
+    }
+
+    fn measure(&mut self, round: u32, case: &Case, subject: Subject, pairs: &mut Pairs<'_>) {
+        match case.measure(subject, pairs) {
+            Ok(figures) => {
+                let sample = Sample { round, case: case.name, subject, figures };
+                eprintln!("round {round}: {}", line(&sample, case));
+                self.samples.push(sample);
+            }
+            Err(error) => {
+                // In whichever state it is now, the next case gets one that is not.
+                let error = pairs.give_up(subject, error);
+                self.failed(round, Some(case.name), subject, &error);
+            }
+        }
+    }
+
     fn failed(&mut self, round: u32, case: Option<&'static str>, subject: Subject, error: &Error) {
         let why = format!("{error:#}");
         eprintln!("round {round}: {} {} was not measured: {why}", case.unwrap_or("starting"), name(subject));

@@ -174,7 +174,9 @@ impl Case {
     /// Whether it says something about this subject.
     pub(crate) fn concerns(&self, subject: Subject) -> bool {
         match &self.kind {
-            Kind::Closed { .. } | Kind::Open { .. } | Kind::Streams { .. } | Kind::Bulk => true,
+            Kind::Closed { .. } | Kind::Open { .. } | Kind::Bulk => true,
+            // HTTP/1.1 between the proxies leaves out the trailers, with the status of the call.
+            Kind::Streams { .. } => subject != Subject::EnvoyHttp1,
             // Without proxies there is no mTLS, no memory and nothing to start.
             Kind::Connections | Kind::Memory(_) | Kind::Startup => subject != Subject::None,
             Kind::Change { setup, .. } => subject == Subject::Outrigger && subject.supports(setup),
@@ -211,6 +213,19 @@ impl Case {
         let pair = pairs.get(subject)?;
         let seen = window::watch(load(pair)?, &pair.proxies, bench.pace.warm_up, self.window(&bench.pace))?;
         Ok(seen.figures(self.counted))
+    }
+
+    /// How long it takes for one subject, roughly.
+    pub(crate) fn expected(&self, pace: &Pace) -> Duration {
+        let start = Duration::from_millis(500);
+        match &self.kind {
+            Kind::Startup => start * u32::try_from(pace.starts).unwrap_or(u32::MAX),
+            Kind::Memory(memory::Doing::Nothing) => start + pace.settle * 2,
+            Kind::Memory(memory::Doing::Holding(_)) => start + pace.settle,
+            Kind::Memory(memory::Doing::Serving(_)) => start + pace.warm_up + pace.window,
+            Kind::Change { .. } => (start + pace.warm_up + pace.window) * 4,
+            _ => pace.warm_up + self.window(pace),
+        }
     }
 
     /// A slow rate needs longer for as many requests.

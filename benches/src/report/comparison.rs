@@ -76,12 +76,15 @@ pub(crate) fn name(subject: Subject) -> String {
 }
 
 impl Comparison {
-    /// Adds what was measured, and what follows from it about those that were asked for.
-    pub(crate) fn with(self, results: Results, asked: &[Subject]) -> Self {
-        let Results { samples, failures } = results;
+    /// Takes in what was measured so far, and what follows from it about those that were asked for.
+    pub(crate) fn take_in(&mut self, results: &Results, asked: &[Subject]) {
+        let Results { samples, failures } = results.clone();
         let concerned = targets().into_iter().filter(|target| target.concerns(&samples, asked));
-        let verdicts = concerned.map(|target| target.judge(&samples)).collect();
-        Self { verdicts, summary: summary(&samples), failures, samples, ..self }
+        let verdicts = concerned.map(|target| target.judge(&samples));
+        // What is only told for comparison is not missed where it cannot be had.
+        self.verdicts = verdicts.filter(|verdict| verdict.judged || verdict.ratio.is_some()).collect();
+        self.summary = summary(&samples);
+        (self.samples, self.failures) = (samples, failures);
     }
 
     /// Whether everything that was asked for was measured.
@@ -220,7 +223,7 @@ mod tests {
     use super::*;
 
     fn comparison(samples: Vec<Sample>) -> Comparison {
-        let empty = Comparison {
+        let mut comparison = Comparison {
             scenario: "mesh",
             date: String::new(),
             commit: None,
@@ -234,7 +237,8 @@ mod tests {
             failures: Vec::new(),
             samples: Vec::new(),
         };
-        empty.with(Results { samples, failures: Vec::new() }, Subject::value_variants())
+        comparison.take_in(&Results { samples, failures: Vec::new() }, Subject::value_variants());
+        comparison
     }
 
     fn sample(round: u32, subject: Subject, cpu: f64) -> Sample {

@@ -79,17 +79,13 @@ impl Metric {
 
     /// The head of its column in a case that counts this.
     pub(crate) fn title(self, counted: Counted) -> String {
-        let each = match counted {
-            Counted::Requests => "request",
-            Counted::Connections => "connection",
-            Counted::Gigabits => "Gbit",
+        let (all, each) = match counted {
+            Counted::Requests => ("requests/s", "request"),
+            Counted::Connections => ("connections/s", "connection"),
+            Counted::Gigabits => ("Gbit/s", "Gbit"),
         };
         let title = match self {
-            Self::PerSecond => match counted {
-                Counted::Requests => "requests",
-                Counted::Connections => "connections",
-                Counted::Gigabits => "bulk",
-            },
+            Self::PerSecond => return all.to_owned(),
             Self::Cpu => return format!("CPU {}/{each}", self.unit(counted)),
             Self::CpuCaller => "caller's",
             Self::CpuService => "service's",
