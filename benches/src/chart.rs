@@ -1,8 +1,8 @@
 //! The picture of a result: what a request costs, what it waits and what a pair weighs, beside the peers.
 //!
 //! An SVG of rectangles and text with its own background, for light and for dark surroundings as the reader's
-//! system asks. The colours are those of Okabe and Ito, which people with any colour vision tell apart; every bar
-//! has its number, too. A thin line over a bar goes from the least to the greatest of the rounds.
+//! system asks. The colours are near those of Okabe and Ito, which people with any colour vision tell apart, a
+//! darker and a lighter one where a peer is set up in two ways; every bar has its number, too. A thin line over a bar goes from the least to the greatest of the rounds.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ pub fn run(args: &ChartArgs) -> Result<bool> {
 }
 
 const WIDTH: f64 = 880.0;
-const HEIGHT: f64 = 664.0;
+const HEIGHT: f64 = 680.0;
 /// Around everything, and between the lower two panels.
 const MARGIN: f64 = 28.0;
 
@@ -40,9 +40,9 @@ const STYLE: &str = "\
 text{fill:#1f2328;font-family:ui-sans-serif,system-ui,-apple-system,'Segoe UI',sans-serif;font-size:12px}\
 .paper{fill:#fff;stroke:#d1d9e0}.grid{stroke:#d1d9e0;stroke-width:1}.spread{stroke:#1f2328;stroke-width:1.2}\
 .title{font-size:15px;font-weight:600}.quiet{fill:#59636e}.value{font-size:11px}.ours{font-weight:600}\
-.s0{fill:#0072b2}.s1{fill:#e69f00}.s2{fill:#cc79a7}.s3{fill:#009e73}\
+.s0{fill:#0072b2}.s1{fill:#d98e00}.s2{fill:#f0c95a}.s3{fill:#8f5f7e}.s4{fill:#d48fb4}\
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.paper{fill:#0d1117;stroke:#3d444d}.grid{stroke:#30363d}\
-.spread{stroke:#e6edf3}.quiet{fill:#9198a1}.s0{fill:#3b9ede}.s1{fill:#e69f00}.s2{fill:#cc79a7}.s3{fill:#10b487}}";
+.spread{stroke:#e6edf3}.quiet{fill:#9198a1}.s0{fill:#3b9ede}.s1{fill:#d98e00}.s2{fill:#f0d080}.s3{fill:#a1708f}.s4{fill:#dca0c4}}";
 
 /// Bars beside each other, for the same thing.
 struct Group {
@@ -80,9 +80,9 @@ fn draw(kept: &Kept) -> Result<String> {
     );
     legend(&mut svg, kept);
     let (half, full) = ((WIDTH - 3.0 * MARGIN) / 2.0, WIDTH - 2.0 * MARGIN);
-    cpu.draw(&mut svg, &Place { left: MARGIN, top: 64.0, width: full, height: 270.0 });
-    latency.draw(&mut svg, &Place { left: MARGIN, top: 366.0, width: half, height: 250.0 });
-    memory.draw(&mut svg, &Place { left: 2.0 * MARGIN + half, top: 366.0, width: half, height: 250.0 });
+    cpu.draw(&mut svg, &Place { left: MARGIN, top: 80.0, width: full, height: 270.0 });
+    latency.draw(&mut svg, &Place { left: MARGIN, top: 382.0, width: half, height: 250.0 });
+    memory.draw(&mut svg, &Place { left: 2.0 * MARGIN + half, top: 382.0, width: half, height: 250.0 });
     text(&mut svg, MARGIN, HEIGHT - 18.0, "quiet value", "start", &kept.provenance());
     svg.push_str("</svg>\n");
     Ok(svg)
@@ -117,15 +117,16 @@ fn panels(kept: &Kept) -> [Panel; 3] {
     ]
 }
 
+/// In two lines: the mesh and one peer, the other below.
 fn legend(svg: &mut String, kept: &Kept) {
-    let mut left = MARGIN;
     for (number, (name, _)) in PAIRS.iter().enumerate() {
-        let title = kept.title(name);
-        rect(svg, number, left, 24.0, 12.0, 12.0);
+        let (column, row) = if number < 3 { (number, 0.0) } else { (number - 2, 1.0) };
+        // The first title is short, the others are of one length.
+        let left = MARGIN + if column == 0 { 0.0 } else { 130.0 + 270.0 * (column - 1) as f64 };
+        let top = 22.0 + 20.0 * row;
+        rect(svg, number, left, top, 12.0, 12.0);
         let class = if number == 0 { "ours" } else { "" };
-        text(svg, left + 18.0, 34.0, class, "start", &title);
-        // Nothing here knows the width of a letter: seven units are enough for most of them.
-        left += 18.0 + 6.6 * title.chars().count() as f64 + 22.0;
+        text(svg, left + 18.0, top + 10.0, class, "start", &kept.title(name));
     }
 }
 
@@ -238,7 +239,7 @@ mod tests {
             let bar = bars.clone().nth(1).unwrap();
             bar.split("height=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
         };
-        assert!((height("s3") / height("s0") - 4.0).abs() < 0.02, "400 is four times 100: {svg}");
+        assert!((height("s4") / height("s0") - 4.0).abs() < 0.02, "400 is four times 100: {svg}");
         assert!(svg.contains(">–</text>"), "HAProxy was not measured");
         assert!(svg.contains("Fast &amp; Co &lt;8&gt;"), "text is escaped");
         assert_eq!(svg.matches('<').count(), svg.matches('>').count());

@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 /// The pairs, in the order in which they are shown, as results name them and as readers know them.
-pub(crate) const PAIRS: [(&str, &str); 4] = [
+pub(crate) const PAIRS: [(&str, &str); 5] = [
     ("outrigger", "Outrigger"),
-    ("haproxy", "HAProxy"),
+    ("haproxy", "HAProxy, HTTP/1 between"),
+    ("haproxy-h2", "HAProxy, HTTP/2 between"),
     ("envoy-h1", "Envoy, HTTP/1 between"),
     ("envoy-h2", "Envoy, HTTP/2 between"),
 ];
@@ -234,7 +235,7 @@ pub(crate) mod tests {
     #[test]
     fn a_peer_is_shown_with_its_version_and_the_run_with_its_machine() {
         let kept = Kept::parse(&result().to_string()).unwrap();
-        assert_eq!(kept.title("haproxy"), "HAProxy 2.6.12");
+        assert_eq!(kept.title("haproxy"), "HAProxy 2.6.12, HTTP/1 between");
         assert_eq!(kept.title("envoy-h2"), "Envoy 1.40.0, HTTP/2 between");
         assert_eq!(kept.title("outrigger"), "Outrigger");
         assert_eq!(kept.title("none"), "no proxy");

@@ -142,12 +142,12 @@ mod tests {
         let table = figures(&kept);
         let line = |start: &str| table.lines().find(|line| line.starts_with(start)).map(str::to_owned);
         let cpu = line("| CPU a request, us: HTTP/1").unwrap();
-        assert!(cpu.ends_with("| – | 100 / – / – / – | – | – | 400 / – / – / – |"), "{cpu}");
+        assert!(cpu.ends_with("| – | 100 / – / – / – | – | – | – | 400 / – / – / – |"), "{cpu}");
         let rate = line("| requests a second: HTTP/1").unwrap();
         assert!(rate.contains("| – / 117.2k / – / – |"), "{rate}");
         assert_eq!(line("| opaque TCP"), None);
         let widths: Vec<usize> = table.lines().map(|line| line.matches('|').count()).collect();
-        assert!(widths.iter().all(|width| *width == 7), "{table}");
+        assert!(widths.iter().all(|width| *width == 8), "{table}");
     }
 
     #[test]

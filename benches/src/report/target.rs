@@ -129,7 +129,8 @@ impl List {
         }
     }
 
-    /// Envoy is judged as most people run it between sidecars, with HTTP/2; with HTTP/1 it is shown.
+    /// Envoy is judged as most people run it between sidecars, with HTTP/2; with HTTP/1 it is shown. HAProxy is
+    /// judged with HTTP/1 and shown with HTTP/2, for the same reason.
     fn peers(
         &mut self,
         basis: fn(Subject) -> Basis,
@@ -146,6 +147,7 @@ impl List {
         add(Subject::EnvoyHttp1, envoy, false);
         if let Some(bound) = haproxy {
             add(Subject::Haproxy, bound, true);
+            add(Subject::HaproxyHttp2, bound, false);
         }
     }
 

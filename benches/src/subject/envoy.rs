@@ -19,22 +19,13 @@ use tokio::time::Instant;
 
 use super::collector::Collector;
 use super::pki::{CALLER, Name, Pki, SERVICE};
-use super::{Entries, Held, Running, Setup, Upstreams, entry};
+use super::{Between, Entries, Held, Running, Setup, Upstreams, entry};
 use crate::process::Process;
 
 /// How long an Envoy may take until it has read its configuration.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Where none is reached by any case: a limit that is would measure itself.
 const OUT_OF_THE_WAY: u32 = 16_384;
-
-/// What the two speak to each other where the caller speaks HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Between {
-    /// A connection for each request under way, kept for the next.
-    Http1,
-    /// All requests on one connection.
-    Http2,
-}
 
 /// One port of the service: what arrives there, and where that goes.
 #[derive(Debug, Clone, Copy)]
@@ -190,7 +181,7 @@ fn caller_side(files: &Files, sampling: f64, ports: &[Port]) -> Value {
         listener(port.name, json!([{ "filters": filters }]))
     });
     let clusters = ports.iter().map(|port| {
-        let alpn = port.speaks.map(alpn);
+        let alpn = port.speaks.map(Between::alpn);
         let tls = tls("UpstreamTlsContext", &files.pki.caller, &files.pki.ca, SERVICE, alpn, &json!({}));
         cluster(port, Some(&json!({ "name": "envoy.transport_sockets.tls", "typed_config": tls })))
     });
@@ -212,7 +203,7 @@ fn service_side(files: &Files, sampling: f64, ports: &[Port], between: Between) 
                 vec![access, tcp(port.name)]
             }
         };
-        let alpn = port.speaks.map(|_| alpn(between));
+        let alpn = port.speaks.map(|_| between.alpn());
         let required = json!({ "require_client_certificate": true });
         let tls = tls("DownstreamTlsContext", &files.pki.service, &files.pki.ca, CALLER, alpn, &required);
         let chain = json!([{
@@ -369,13 +360,6 @@ fn tls(context: &str, own: &Path, ca: &Path, peer: Name, alpn: Option<&str>, mor
     tls["@type"] = json!(kind(&format!("extensions.transport_sockets.tls.v3.{context}")));
     tls["common_tls_context"] = common;
     tls
-}
-
-fn alpn(of: Between) -> &'static str {
-    match of {
-        Between::Http1 => "http/1.1",
-        Between::Http2 => "h2",
-    }
 }
 
 fn kind(name: &str) -> String {

@@ -42,8 +42,31 @@ pub(crate) enum Subject {
     #[value(name = "envoy-h2")]
     #[serde(rename = "envoy-h2")]
     EnvoyHttp2,
-    /// Two HAProxies.
+    /// Two HAProxies, as most people run them: calls in HTTP/1.1 are HTTP/1.1 between them, too.
     Haproxy,
+    /// Two HAProxies with HTTP/2 between them whatever is called.
+    #[value(name = "haproxy-h2")]
+    #[serde(rename = "haproxy-h2")]
+    HaproxyHttp2,
+}
+
+/// What the two of a pair speak to each other where the caller speaks HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between {
+    /// A connection for each request under way, kept for the next.
+    Http1,
+    /// All requests on one connection.
+    Http2,
+}
+
+impl Between {
+    /// Its name in TLS.
+    fn alpn(self) -> &'static str {
+        match self {
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "h2",
+        }
+    }
 }
 
 /// How a subject is set up. The default is what all cases but a few measure.
@@ -180,7 +203,7 @@ impl Subject {
             Self::None => *setup == Setup::default(),
             Self::EnvoyHttp1 | Self::EnvoyHttp2 => *setup == same(setup.sampling, setup.workers),
             // It makes no spans: nought of them is what it does at the usual ratio.
-            Self::Haproxy => *setup == same(Setup::default().sampling, setup.workers),
+            Self::Haproxy | Self::HaproxyHttp2 => *setup == same(Setup::default().sampling, setup.workers),
         }
     }
 
@@ -199,9 +222,10 @@ impl Subject {
                 held: Held { processes: Vec::new(), collector: None, directory: None },
             }),
             Self::Outrigger => outrigger::start(setup, upstreams, tools),
-            Self::EnvoyHttp1 => envoy::start(&tools.peer(self)?, envoy::Between::Http1, setup, upstreams),
-            Self::EnvoyHttp2 => envoy::start(&tools.peer(self)?, envoy::Between::Http2, setup, upstreams),
-            Self::Haproxy => haproxy::start(&tools.peer(self)?, setup, upstreams),
+            Self::EnvoyHttp1 => envoy::start(&tools.peer(self)?, Between::Http1, setup, upstreams),
+            Self::EnvoyHttp2 => envoy::start(&tools.peer(self)?, Between::Http2, setup, upstreams),
+            Self::Haproxy => haproxy::start(&tools.peer(self)?, Between::Http1, setup, upstreams),
+            Self::HaproxyHttp2 => haproxy::start(&tools.peer(self)?, Between::Http2, setup, upstreams),
         };
         started.with_context(|| format!("{self:?} cannot be started"))
     }

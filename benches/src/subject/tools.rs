@@ -46,7 +46,7 @@ impl Tools {
         let asked = |of: &[Subject]| of.iter().any(|subject| subjects.contains(subject));
         let unasked = || Err("was not asked for".to_owned());
         let envoy = if asked(&[Subject::EnvoyHttp1, Subject::EnvoyHttp2]) { envoy() } else { unasked() };
-        let haproxy = if asked(&[Subject::Haproxy]) { haproxy() } else { unasked() };
+        let haproxy = if asked(&[Subject::Haproxy, Subject::HaproxyHttp2]) { haproxy() } else { unasked() };
         Ok(Self { binaries: binaries.to_owned(), envoy, haproxy })
     }
 
@@ -58,7 +58,10 @@ impl Tools {
     /// The version of what the subject runs, as the program itself says.
     pub(crate) fn version(&self, subject: Subject) -> Option<String> {
         let program = self.program(subject)?.ok()?;
-        let flag = if subject == Subject::Haproxy { "-v" } else { "--version" };
+        let flag = match subject {
+            Subject::Haproxy | Subject::HaproxyHttp2 => "-v",
+            _ => "--version",
+        };
         let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
         version(&String::from_utf8_lossy(&output.stdout))
     }
@@ -80,7 +83,7 @@ impl Tools {
             Subject::None => None,
             Subject::Outrigger => Some(Ok(self.binaries.join("outrigger-proxy"))),
             Subject::EnvoyHttp1 | Subject::EnvoyHttp2 => Some(self.envoy.clone()),
-            Subject::Haproxy => Some(self.haproxy.clone()),
+            Subject::Haproxy | Subject::HaproxyHttp2 => Some(self.haproxy.clone()),
         }
     }
 }
