@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
@@ -111,14 +111,26 @@ impl Counters<'_> {
     /// # Errors
     /// The process does not answer.
     pub(super) fn take(&mut self, case: &str) -> Result<u64> {
-        let Callgrind { vgdb, directory, keep, .. } = self.callgrind;
-        let output = Command::new(vgdb)
+        let asked = self.ask()?;
+        self.answer(asked, case)
+    }
+
+    /// Asks for the counters. They have been read and set to nought when the command ends.
+    fn ask(&self) -> Result<Child> {
+        Command::new(&self.callgrind.vgdb)
             .args([&*self.callgrind.prefix(), &format!("--pid={}", self.pid)])
             .args([&format!("--wait={PATIENCE_SECONDS}"), &format!("--cmd-time-out={PATIENCE_SECONDS}")])
             .arg("dump")
             .stdin(Stdio::null())
-            .output()
-            .context("vgdb")?;
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("vgdb")
+    }
+
+    fn answer(&mut self, asked: Child, case: &str) -> Result<u64> {
+        let Callgrind { directory, keep, .. } = self.callgrind;
+        let output = asked.wait_with_output().context("vgdb")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("the counters of {} cannot be read (may processes here be traced?): {said}", self.name);
@@ -133,6 +145,15 @@ impl Counters<'_> {
         fs::remove_file(&path).with_context(|| path.display().to_string())?;
         total(&text).with_context(|| format!("{}: no total in what callgrind wrote", self.name))
     }
+}
+
+/// What [`Counters::take`] gives for each of several processes, at once: the wait is the same for one as for all.
+///
+/// # Errors
+/// One does not answer.
+pub(super) fn take_all(all: &mut [Counters<'_>], case: &str) -> Result<Vec<u64>> {
+    let asked: Vec<Child> = all.iter().map(Counters::ask).collect::<Result<_>>()?;
+    all.iter_mut().zip(asked).map(|(counters, asked)| counters.answer(asked, case)).collect()
 }
 
 /// The first of the totals: instructions. There are others only where they are asked for.
