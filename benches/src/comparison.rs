@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::calibration;
+use crate::calibration::{self, Calibration};
 use crate::case::{Bench, CASES, Case, Pace};
 use crate::load::raise_file_limit;
 use crate::procfs::Machine;
@@ -92,12 +92,13 @@ Cases:
 
 Subjects: {}
 
-Exit status: 0 when everything was measured, whether or not the targets are met; 1 when something could not be,
-which the result names, or with --strict when a target is missed. A peer that is not installed is left out and named.
+Exit status: 0 when everything was measured, whether or not the targets are met; 1 when something
+could not be, which the result names, or with --strict when a target is missed. A peer that is not
+installed is left out and named.
 
 Examples:
   cargo run --release -p outrigger-benches -- mesh --quick
-  cargo run --release -p outrigger-benches -- mesh --case h1-c16,h1-c64 --subject none,outrigger --rounds 3
+  cargo run --release -p outrigger-benches -- mesh --case h1-c16,h1-c64 --subject none,outrigger
   cargo run --release -p outrigger-benches -- mesh --out-dir benches/results",
         cases.join("\n"),
         subjects.join(", ")
@@ -127,30 +128,17 @@ pub fn run(args: &MeshArgs) -> Result<bool> {
     let commit = checked_out();
     let (rounds, pace) = args.pace();
     let asked = if args.subjects.is_empty() { Subject::value_variants() } else { &args.subjects };
-    let calibrated = args.cases.is_empty() || args.cases.iter().any(|name| name == CALIBRATE);
     let cases = args.cases();
-
     let upstream = Upstream::start()?;
-    let calibration = match calibrated {
-        true => calibration::measure(&upstream, pace.warm_up, pace.window)?,
-        false => Vec::new(),
-    };
     let mut comparison = Comparison {
         scenario: "mesh",
         date: began.format(&Rfc3339).context("the date")?,
         commit,
         machine,
-        settings: json!({
-            "rounds": rounds,
-            "quick": args.quick,
-            "warmUpSeconds": pace.warm_up.as_secs_f64(),
-            "windowSeconds": pace.window.as_secs_f64(),
-            "settleSeconds": pace.settle.as_secs_f64(),
-            "cases": cases.iter().map(|case| case.name).collect::<Vec<_>>(),
-        }),
+        settings: args.settings(&cases),
         subjects: Vec::new(),
         left_out: Vec::new(),
-        calibration,
+        calibration: args.calibration(&upstream)?,
         verdicts: Vec::new(),
         summary: Vec::new(),
         failures: Vec::new(),
@@ -209,6 +197,28 @@ impl MeshArgs {
         let starts = if self.quick { 1 } else { 3 };
         let pace = Pace { warm_up: seconds(0.5, 1.0), window, settle: seconds(1.0, 3.0), starts };
         (self.rounds.unwrap_or(if self.quick { 1 } else { 5 }), pace)
+    }
+
+    /// As the result tells them.
+    fn settings(&self, cases: &[&Case]) -> Value {
+        let (rounds, pace) = self.pace();
+        json!({
+            "rounds": rounds,
+            "quick": self.quick,
+            "warmUpSeconds": pace.warm_up.as_secs_f64(),
+            "windowSeconds": pace.window.as_secs_f64(),
+            "settleSeconds": pace.settle.as_secs_f64(),
+            "cases": cases.iter().map(|case| case.name).collect::<Vec<_>>(),
+        })
+    }
+
+    /// The generator beside others, if that was asked for, or nothing in particular was.
+    fn calibration(&self, upstream: &Upstream) -> Result<Vec<Calibration>> {
+        let (_, pace) = self.pace();
+        match self.cases.is_empty() || self.cases.iter().any(|name| name == CALIBRATE) {
+            true => calibration::measure(upstream, pace.warm_up, pace.window),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// In the order in which they are measured, each once.

@@ -47,10 +47,8 @@ pub(crate) fn measure(
     rounds: u32,
     after_round: &mut dyn FnMut(&Results) -> Result<()>,
 ) -> Result<()> {
-    eprintln!(
-        "{rounds} rounds, about {} minutes each",
-        (expected(cases, subjects, &bench.pace).as_secs() + 30) / 60
-    );
+    let expected = expected(cases, subjects, &bench.pace);
+    eprintln!("rounds of about {} s each: {rounds}", expected.as_secs());
     let mut results = Results::default();
     for round in 1..=rounds {
         let mut pairs = Pairs::new(bench);

@@ -136,7 +136,7 @@ impl Comparison {
         let commit = self.commit.as_deref().unwrap_or("unknown");
         let setting = |name: &str| self.settings.get(name).map(Value::to_string).unwrap_or_default();
         format!(
-            "{}, commit {commit}\n{}\n{} rounds, windows of {} s after {} s; {}\n\n",
+            "{}, commit {commit}\n{}\nrounds: {}, of windows of {} s after {} s; {}\n\n",
             self.date,
             self.machine,
             setting("rounds"),
