@@ -25,12 +25,14 @@ struct Case {
     requests: usize,
 }
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 3] = [
     Case { name: "http1-1", at_once: 1, http2: false, requests: 200 },
     Case { name: "http1-16", at_once: 16, http2: false, requests: 640 },
-    Case { name: "http2-1", at_once: 1, http2: true, requests: 200 },
     Case { name: "http2-16", at_once: 16, http2: true, requests: 640 },
 ];
+
+// One stream of HTTP/2 alone is not counted: whether a proxy finds the parts of a message together depends on the
+// machine's load, and makes 3 % of the figure.
 
 /// Both proxies, as a figure names them.
 const SIDES: [&str; 2] = ["caller", "service"];
