@@ -15,6 +15,7 @@ use crate::flight::Hold;
 use crate::headers;
 use crate::notable::Notable;
 use crate::peer::{self, Transport};
+use crate::pool::Pool;
 use crate::read_ahead::ReadAhead;
 use crate::retry::Outcome;
 use crate::snapshot::{BackendPolicy, Endpoint};
@@ -58,14 +59,22 @@ impl Answer {
 }
 
 impl Way<'_> {
+    /// The connections that lead there.
+    pub(crate) fn pool(&self) -> Rc<Pool> {
+        self.upstream.pool(self.endpoint, self.port)
+    }
+
     /// Sends over a shared HTTP/2 connection.
     ///
     /// Dropping the future resets the stream.
     ///
     /// # Errors
     /// How the attempt ended without an answer.
-    pub(crate) async fn send_multiplexed(&self, request: Request<Body>) -> Result<Answer, Outcome> {
-        let pool = self.upstream.pool(self.endpoint, self.port, Transport::Multiplexed);
+    pub(crate) async fn send_multiplexed(
+        &self,
+        pool: &Rc<Pool>,
+        request: Request<Body>,
+    ) -> Result<Answer, Outcome> {
         let stake = match pool.ready_stake(Instant::now()) {
             Some(stake) => stake,
             None => {
@@ -80,15 +89,22 @@ impl Way<'_> {
         }
     }
 
-    /// Sends over an HTTP/1 connection of its own: what an upgrade needs.
+    /// Sends over an HTTP/1 connection of its own: a new one for an upgrade, which uses it up.
     ///
     /// # Errors
     /// As [`Way::send_multiplexed`].
-    pub(crate) async fn send_exclusive(&self, request: Request<Body>) -> Result<Answer, Outcome> {
-        let pool = self.upstream.pool(self.endpoint, self.port, Transport::Exclusive);
+    pub(crate) async fn send_exclusive(
+        &self,
+        pool: &Rc<Pool>,
+        request: Request<Body>,
+        upgrade: bool,
+    ) -> Result<Answer, Outcome> {
         let mut loan = {
-            let _waiting = self.upstream.wait().map_err(Outcome::Failed)?;
-            pool.fresh_loan(self.dial(Transport::Exclusive)).await.map_err(Outcome::Failed)?
+            let dials = upgrade || !pool.keeps_idle();
+            let _waiting = dials.then(|| self.upstream.wait()).transpose().map_err(Outcome::Failed)?;
+            let dial = self.dial(Transport::Exclusive);
+            let loan = if upgrade { pool.fresh_loan(dial).await } else { pool.loan(dial).await };
+            loan.map_err(Outcome::Failed)?
         };
         let sent = Instant::now();
         match loan.sender().try_send_request(request).await {

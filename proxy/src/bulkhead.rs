@@ -35,6 +35,11 @@ impl Bulkhead {
         })
     }
 
+    /// Whether one more would leave at least three quarters of the places free.
+    pub fn is_roomy(&self) -> bool {
+        self.used.get().saturating_add(1).saturating_mul(4) <= self.limit.get()
+    }
+
     /// Changes the limit. What is under way over a smaller one goes on, and nothing new is admitted until there is
     /// room.
     pub fn set_limit(&self, limit: u32) {

@@ -6,6 +6,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use outrigger_certs::SpiffeId;
+use smallvec::SmallVec;
 
 use crate::deadline::DEADLINE_MS;
 
@@ -51,30 +52,36 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool
 ///
 /// `te: trailers` stays: gRPC refuses to work without it, and every hop here carries trailers.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-            .filter(|name| !may_not_be_named(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
-    }
     let trailers = lists(headers, &header::TE, "trailers");
-    for name in [&header::TE, &header::TRANSFER_ENCODING, &header::UPGRADE, &header::PROXY_AUTHORIZATION] {
+    let mut own: SmallVec<[HeaderName; 4]> =
+        headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    for name in named.flat_map(|value| value.split(',')).map(str::trim) {
+        // What nearly every message says, and is stripped in any case.
+        if !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close") {
+            own.extend(HeaderName::try_from(name).ok().filter(|name| !may_not_be_named(name)));
+        }
+    }
+    for name in own {
         headers.remove(name);
     }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-    headers.remove("proxy-authenticate");
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [
+        "connection",
+        "keep-alive",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+    ]
+    .contains(&name.as_str())
 }
 
 /// Fields that a caller must not be able to have removed by naming them in `connection`.

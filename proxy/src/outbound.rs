@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Response, header, request};
+use http::{HeaderValue, Method, Request, Response, Version, header, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use outrigger_api::ServiceName;
@@ -29,11 +29,13 @@ use crate::listener::Accepted;
 use crate::metrics::Wire;
 use crate::notable::Notable;
 use crate::plan::Plan;
+use crate::pool::Pool;
 use crate::replay::Replay;
 use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
 use crate::session::{self, Destination, Session};
 use crate::snapshot::{Protocol, Service, Snapshot};
 use crate::stream::Stream;
+use crate::strict::MAX_FIELDS;
 use crate::trace::TraceContext;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -318,6 +320,20 @@ fn connect(
     Ok(Response::new(Body::Empty))
 }
 
+/// How one attempt is sent to the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// In HTTP/2, beside others.
+    Multiplexed,
+    /// In HTTP/1.1, on a connection that is kept for later.
+    Exclusive,
+    /// In HTTP/1.1, on a connection that it may use up.
+    Upgrade,
+}
+
+/// So many fields leave room for what proxies add, within what a peer accepts over HTTP/1.
+const FEW_FIELDS: usize = MAX_FIELDS / 2;
+
 /// One request with everything decided but the endpoint.
 struct Call<'a> {
     worker: &'a Rc<Worker>,
@@ -394,7 +410,16 @@ impl Call<'_> {
         };
         let endpoint = engagement.endpoint().clone();
         tried.push(endpoint.id.clone());
-        let request = self.request(&trace, number, Body::Attempt(replay.attempt()))?;
+        let way = Way {
+            worker: self.worker,
+            upstream: &self.upstream,
+            endpoint: &endpoint,
+            port: self.plan.port,
+            policy: &self.backend.policy,
+        };
+        let pool = way.pool();
+        let shape = self.shape(replay, &pool);
+        let request = self.request(&trace, number, shape, Body::Attempt(replay.attempt()))?;
         flight.exchange().peer = Some(endpoint.identity.clone());
         flight.exchange().mtls = true;
         flight.exchange().attempts.push(exchange::Attempt {
@@ -407,7 +432,7 @@ impl Call<'_> {
             grpc_status: None,
             failure: None,
         });
-        let sent = self.send(&endpoint, request, limit).await;
+        let sent = self.send(&way, &pool, shape, request, limit).await;
         let now = Instant::now();
         let attempt = flight.exchange().attempts.last_mut().expect("pushed above");
         attempt.duration = now.duration_since(attempt.started);
@@ -436,19 +461,42 @@ impl Call<'_> {
         Ok(done)
     }
 
+    /// How the next attempt is sent.
+    ///
+    /// Only what may be sent twice goes over a connection that the peer might be closing at this moment (RFC 9112
+    /// section 9.3.1), and only what HTTP/1.1 says as well as HTTP/2 does.
+    fn shape(&self, replay: &Replay, pool: &Pool) -> Shape {
+        if self.asked.is_some() {
+            return Shape::Upgrade;
+        }
+        let simple = self.head.version < Version::HTTP_2
+            && self.head.method.is_idempotent()
+            && self.head.headers.len() <= FEW_FIELDS
+            && replay.is_empty();
+        if simple && pool.is_quiet() { Shape::Exclusive } else { Shape::Multiplexed }
+    }
+
     /// The request for one attempt, with what the next hop is told.
-    fn request(&self, trace: &TraceContext, number: u32, body: Body) -> Result<Request<Body>, Failure> {
+    fn request(
+        &self,
+        trace: &TraceContext,
+        number: u32,
+        shape: Shape,
+        body: Body,
+    ) -> Result<Request<Body>, Failure> {
         let mut fields = self.head.headers.clone();
         if let Some(deadline) = self.deadline {
             deadline.write(&mut fields, self.there, Instant::now())?;
         }
         trace.inject(&mut fields, &self.snapshot.mesh.trace_formats, self.there);
         fields.insert(headers::ATTEMPT, HeaderValue::from(number));
-        let Some(protocol) = &self.asked else {
+        if shape == Shape::Multiplexed {
             return multiplexed_request(&self.head, &self.authority, fields, body);
-        };
-        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        fields.insert(header::UPGRADE, protocol.clone());
+        }
+        if let Some(protocol) = &self.asked {
+            fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            fields.insert(header::UPGRADE, protocol.clone());
+        }
         exclusive_request(&self.head.method, self.head.uri.path_and_query(), &self.authority, fields, body)
     }
 
@@ -463,27 +511,23 @@ impl Call<'_> {
 
     async fn send(
         &self,
-        endpoint: &crate::snapshot::Endpoint,
+        way: &Way<'_>,
+        pool: &Rc<Pool>,
+        shape: Shape,
         request: Request<Body>,
         limit: Option<Deadline>,
     ) -> Result<Answer, Outcome> {
-        let way = Way {
-            worker: self.worker,
-            upstream: &self.upstream,
-            endpoint,
-            port: self.plan.port,
-            policy: &self.backend.policy,
-        };
         let sending = async {
-            match self.asked {
-                Some(_) => way.send_exclusive(request).await,
-                None if self.retries_grpc_codes() => {
-                    let mut answer = way.send_multiplexed(request).await?;
-                    let status = answer.body.grpc_status().await;
-                    Ok(answer.with_grpc_status(status))
-                }
-                None => way.send_multiplexed(request).await,
+            let mut answer = match shape {
+                Shape::Multiplexed => way.send_multiplexed(pool, request).await?,
+                Shape::Exclusive => way.send_exclusive(pool, request, false).await?,
+                Shape::Upgrade => return way.send_exclusive(pool, request, true).await,
+            };
+            if !self.retries_grpc_codes() {
+                return Ok(answer);
             }
+            let status = answer.body.grpc_status().await;
+            Ok(answer.with_grpc_status(status))
         };
         match limit {
             None => sending.await,

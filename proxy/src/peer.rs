@@ -20,7 +20,7 @@ use crate::stream::Stream;
 pub(crate) enum Transport {
     /// HTTP/2: requests of any version, multiplexed.
     Multiplexed,
-    /// HTTP/1.1: one upgrade.
+    /// HTTP/1.1: one request at a time, or an upgrade.
     Exclusive,
     /// Bytes.
     Opaque,

@@ -1,5 +1,10 @@
 //! Connections kept for reuse: multiplexed ones shared by many requests, exclusive ones lent to one at a time.
 //!
+//! Which is cheaper depends on how much is under way. A request alone on an HTTP/2 connection pays for header
+//! compression, frames and a task of the connection's own, and has nobody to share the cost of a system call with;
+//! over HTTP/1.1 it costs a third less. With many under way HTTP/2 writes and reads several of them at once, and costs
+//! half as much as HTTP/1.1. [`Pool::is_quiet`] tells which it is.
+//!
 //! A pool belongs to one worker and one address. One dial serves everybody who waits for it. A connection past its
 //! age takes no new requests and ends when its last one does; an unused one is closed by [`Pool::sweep`].
 
@@ -26,6 +31,8 @@ use crate::worker::LocalExec;
 
 /// Requests that share one HTTP/2 connection: fewer than a proxy accepts, so that none waits for another.
 const STREAMS: usize = 200;
+/// So many requests at once are cheaper on connections of their own than on a shared one.
+const FEW: usize = 4;
 /// How long an exclusive connection may take to be ready again after its last answer.
 const TURNAROUND: Duration = Duration::from_millis(2);
 /// A peer that answers no PING for this long is gone.
@@ -40,6 +47,7 @@ pub(crate) struct Pool {
     shared: RefCell<Vec<Rc<Multiplexed>>>,
     dialing: RefCell<Option<Dialing>>,
     idle: RefCell<Vec<Idle>>,
+    lent: Cell<usize>,
     settings: Settings,
     /// Shared with the pools of the service's other endpoints.
     limit: Bulkhead,
@@ -123,8 +131,9 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
         let Some(pool) = self.pool.upgrade() else { return };
+        pool.lent.set(pool.lent.get() - 1);
+        let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
         let open = self.open.as_ref().map(Rc::downgrade).unwrap_or_default();
         pool.idle.borrow_mut().push(Idle { sender, since: Instant::now(), born: self.born, open });
     }
@@ -137,6 +146,7 @@ impl Pool {
             shared: RefCell::default(),
             dialing: RefCell::default(),
             idle: RefCell::default(),
+            lent: Cell::new(0),
             settings,
             limit,
             metrics,
@@ -175,6 +185,18 @@ impl Pool {
         Some(Stake(connection.clone()))
     }
 
+    /// Whether so little is under way that another request is cheaper on a connection of its own. Where a shared
+    /// connection is in use, it joins the others; where connections are scarce, it shares.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let shared = self.shared.borrow().iter().any(|connection| connection.under_way.get() > 0);
+        !shared && self.lent.get() < FEW && (self.keeps_idle() || self.limit.is_roomy())
+    }
+
+    /// Whether an exclusive connection is kept for the next loan.
+    pub(crate) fn keeps_idle(&self) -> bool {
+        !self.idle.borrow().is_empty()
+    }
+
     fn is_old(&self, born: Instant, now: Instant) -> bool {
         self.settings.max_age.is_some_and(|age| now.duration_since(born) > age)
     }
@@ -208,13 +230,7 @@ impl Pool {
             // request's body is still being sent (its answer came early), and nobody else waits for that: dropped
             // here, the connection ends after it.
             if let Ok(Ok(())) = timeout(TURNAROUND, idle.sender.ready()).await {
-                return Ok(Loan {
-                    sender: Some(idle.sender),
-                    born: idle.born,
-                    reused: true,
-                    open: idle.open.upgrade(),
-                    pool: Rc::downgrade(self),
-                });
+                return Ok(self.lend(idle.sender, idle.born, true, idle.open.upgrade()));
             }
         }
         self.fresh_loan(dial).await
@@ -241,8 +257,18 @@ impl Pool {
                 tracing::debug!(%error, "exclusive connection ended");
             }
         });
-        let (sender, pool) = (Some(sender), Rc::downgrade(self));
-        Ok(Loan { sender, born: Instant::now(), reused: false, open: Some(open), pool })
+        Ok(self.lend(sender, Instant::now(), false, Some(open)))
+    }
+
+    fn lend(
+        self: &Rc<Self>,
+        sender: http1::SendRequest<Body>,
+        born: Instant,
+        reused: bool,
+        open: Option<Rc<Open>>,
+    ) -> Loan {
+        self.lent.set(self.lent.get() + 1);
+        Loan { sender: Some(sender), born, reused, open, pool: Rc::downgrade(self) }
     }
 
     /// Takes a place among the service's connections.

@@ -28,7 +28,7 @@ use crate::failure::{Failure, Side};
 use crate::flood::Flood;
 use crate::metrics::{Limit, Wire};
 use crate::stream::Stream;
-use crate::strict::{Late, MAX_FIELDS, MAX_HEAD_BYTES, Pace, Strict, StrictHandle};
+use crate::strict::{Late, MAX_HEAD_BYTES, Pace, Strict, StrictHandle};
 use crate::worker::{LocalExec, Worker};
 use crate::{inbound, outbound};
 
@@ -142,8 +142,7 @@ pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(None) // Strict has its own, which does not run while the connection is idle
-        // Strict refuses first, and explains.
-        .max_headers(MAX_FIELDS + 1)
+        // Strict refuses first, and explains; of fields, hyper accepts as many as Strict.
         .max_buf_size(MAX_HEAD_BYTES + 8192)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(io), service)

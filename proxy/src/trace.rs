@@ -202,11 +202,12 @@ impl TraceId {
         self.0.get().to_be_bytes()
     }
 
-    /// The 32 lower-case hexadecimal digits, as the value of a field.
+    /// The 32 lower-case hexadecimal digits, as the value of a field. No other message will have the same: HTTP/2
+    /// need not remember it.
     pub fn to_value(self) -> HeaderValue {
         let mut digits = [0; 32];
         put_hex(&mut digits, &self.to_bytes());
-        HeaderValue::from_bytes(&digits).expect("hexadecimal digits are a field value")
+        once(HeaderValue::from_bytes(&digits).expect("hexadecimal digits are a field value"))
     }
 }
 
@@ -231,6 +232,13 @@ impl SpanId {
     pub fn to_bytes(self) -> [u8; 8] {
         self.0.get().to_be_bytes()
     }
+}
+
+/// A value that no other message has. HPACK keeps what it has seen for the next message, which costs both ends a table
+/// entry and drives out others, unless it is told not to (RFC 7541 section 6.2.3).
+fn once(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
 }
 
 /// Lower-case hexadecimal only: both specifications refuse upper case.

@@ -14,7 +14,6 @@ use crate::bulkhead::Permit;
 use crate::cluster::{BreakerTransition, Cluster, Pick};
 use crate::failure::{Failure, Side};
 use crate::metrics::{Limit, Metrics};
-use crate::peer::Transport;
 use crate::pool::{Pool, Settings};
 use crate::retry::{Attempts, Outcome, Verdict};
 use crate::snapshot::{BackendPolicy, Endpoint, Endpoints, Service};
@@ -35,7 +34,7 @@ impl Drop for Upstream {
     }
 }
 
-type PoolKey = (Arc<str>, u16, Transport);
+type PoolKey = (Arc<str>, u16);
 
 impl Upstream {
     /// State for a service that was never called before.
@@ -138,8 +137,8 @@ impl Upstream {
     }
 
     /// The connections to one endpoint, for one port.
-    pub(crate) fn pool(&self, endpoint: &Endpoint, port: u16, transport: Transport) -> Rc<Pool> {
-        let key = (endpoint.id.clone(), port, transport);
+    pub(crate) fn pool(&self, endpoint: &Endpoint, port: u16) -> Rc<Pool> {
+        let key = (endpoint.id.clone(), port);
         if let Some(pool) = self.pools.borrow().get(&key) {
             return pool.clone();
         }

@@ -2,7 +2,7 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Incoming, SpanId, TraceContext, TraceId, put_hex};
+use super::{Incoming, SpanId, TraceContext, TraceId, once, put_hex};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -61,7 +61,7 @@ pub(super) fn write(context: &TraceContext, headers: &mut HeaderMap) {
     let random = if context.random { RANDOM } else { 0 };
     put_hex(&mut text[53..55], &[sampled | random]);
     let value = HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes");
-    headers.insert(TRACEPARENT, value);
+    headers.insert(TRACEPARENT, once(value));
 }
 
 /// Removes a `tracestate` that cannot be read.
