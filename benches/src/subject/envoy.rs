@@ -32,8 +32,27 @@ const OUT_OF_THE_WAY: u32 = 16_384;
 struct Port {
     name: &'static str,
     upstream: SocketAddr,
-    /// How the next hop is spoken to; `None` is opaque.
+    /// How the upstream is spoken to; `None` is opaque.
     speaks: Option<Between>,
+    /// What the two sides speak to each other; `None` is opaque.
+    between: Option<Between>,
+}
+
+impl Port {
+    /// Those of the caller's side, whose upstream is the other side.
+    fn outbound(upstreams: [SocketAddr; 3], between: Between) -> [Self; 3] {
+        Self::inbound(upstreams, between).map(|port| Self { speaks: port.between, ..port })
+    }
+
+    /// Those of the service's side, whose upstreams are the applications.
+    fn inbound([http1, http2, tcp]: [SocketAddr; 3], between: Between) -> [Self; 3] {
+        let port = |name, upstream, speaks, between| Self { name, upstream, speaks, between };
+        [
+            port("http1", http1, Some(Between::Http1), Some(between)),
+            port("http2", http2, Some(Between::Http2), Some(Between::Http2)),
+            port("tcp", tcp, None, None),
+        ]
+    }
 }
 
 pub(super) fn start(
@@ -47,26 +66,11 @@ pub(super) fn start(
     let files = Files { pki: Pki::create(directory.path())?, collector: collector.address };
     let launcher = Launcher { program, workers: setup.workers, directory: directory.path() };
     let since = Instant::now();
-    let service = service_side(
-        &files,
-        setup.sampling,
-        &[
-            Port { name: "http1", upstream: upstreams.http1, speaks: Some(Between::Http1) },
-            Port { name: "http2", upstream: upstreams.http2, speaks: Some(Between::Http2) },
-            Port { name: "tcp", upstream: upstreams.tcp, speaks: None },
-        ],
-        between,
-    );
+    let applications = [upstreams.http1, upstreams.http2, upstreams.tcp];
+    let service = service_side(&files, setup.sampling, &Port::inbound(applications, between));
     let (service, inbound) = launcher.start("service", &service)?;
-    let caller = caller_side(
-        &files,
-        setup.sampling,
-        &[
-            Port { name: "http1", upstream: inbound.of("http1")?, speaks: Some(between) },
-            Port { name: "http2", upstream: inbound.of("http2")?, speaks: Some(between) },
-            Port { name: "tcp", upstream: inbound.of("tcp")?, speaks: None },
-        ],
-    );
+    let inbound = [inbound.of("http1")?, inbound.of("http2")?, inbound.of("tcp")?];
+    let caller = caller_side(&files, setup.sampling, &Port::outbound(inbound, between));
     let (caller, outbound) = launcher.start("caller", &caller)?;
     let entries = Entries {
         http1: entry(outbound.of("http1")?),
@@ -181,7 +185,7 @@ fn caller_side(files: &Files, sampling: f64, ports: &[Port]) -> Value {
         listener(port.name, json!([{ "filters": filters }]))
     });
     let clusters = ports.iter().map(|port| {
-        let alpn = port.speaks.map(Between::alpn);
+        let alpn = port.between.map(Between::alpn);
         let tls = tls("UpstreamTlsContext", &files.pki.caller, &files.pki.ca, SERVICE, alpn, &json!({}));
         cluster(port, Some(&json!({ "name": "envoy.transport_sockets.tls", "typed_config": tls })))
     });
@@ -189,7 +193,7 @@ fn caller_side(files: &Files, sampling: f64, ports: &[Port]) -> Value {
 }
 
 /// Takes calls over mTLS from the one caller that may, and sends them to the applications in plaintext.
-fn service_side(files: &Files, sampling: f64, ports: &[Port], between: Between) -> Value {
+fn service_side(files: &Files, sampling: f64, ports: &[Port]) -> Value {
     let listeners = ports.iter().map(|port| {
         let access = |filter: &str, kind: &str| access(filter, kind, CALLER);
         let filters = match port.speaks {
@@ -203,7 +207,7 @@ fn service_side(files: &Files, sampling: f64, ports: &[Port], between: Between) 
                 vec![access, tcp(port.name)]
             }
         };
-        let alpn = port.speaks.map(|_| between.alpn());
+        let alpn = port.between.map(Between::alpn);
         let required = json!({ "require_client_certificate": true });
         let tls = tls("DownstreamTlsContext", &files.pki.service, &files.pki.ca, CALLER, alpn, &required);
         let chain = json!([{
@@ -217,7 +221,8 @@ fn service_side(files: &Files, sampling: f64, ports: &[Port], between: Between) 
 }
 
 fn bootstrap(name: &str, files: &Files, listeners: Vec<Value>, mut clusters: Vec<Value>) -> Value {
-    let collector = Port { name: "collector", upstream: files.collector, speaks: Some(Between::Http2) };
+    let speaks = Some(Between::Http2);
+    let collector = Port { name: "collector", upstream: files.collector, speaks, between: None };
     clusters.push(cluster(&collector, None));
     json!({
         "node": { "id": name, "cluster": name },
@@ -370,13 +375,8 @@ fn kind(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn ports() -> [Port; 3] {
-        let upstream = "127.0.0.1:7".parse().unwrap();
-        [
-            Port { name: "http1", upstream, speaks: Some(Between::Http1) },
-            Port { name: "http2", upstream, speaks: Some(Between::Http2) },
-            Port { name: "tcp", upstream, speaks: None },
-        ]
+    fn upstreams() -> [SocketAddr; 3] {
+        ["127.0.0.1:7", "127.0.0.1:8", "127.0.0.1:9"].map(|upstream| upstream.parse().unwrap())
     }
 
     fn files(directory: &Path) -> Files {
@@ -398,7 +398,7 @@ mod tests {
             assert_eq!(names[0]["matcher"]["exact"], peer.uri);
             assert!(common["validation_context"]["trusted_ca"]["filename"].is_string());
         };
-        let service = service_side(&files, 0.01, &ports(), Between::Http2);
+        let service = service_side(&files, 0.01, &Port::inbound(upstreams(), Between::Http2));
         assert_eq!(all(&service, "listeners").len(), 3);
         for listener in all(&service, "listeners") {
             let chain = &listener["filter_chains"][0];
@@ -407,7 +407,7 @@ mod tests {
             let text = chain["filters"].to_string();
             assert!(text.contains(".rbac") && text.contains(CALLER.uri), "no rule of access: {text}");
         }
-        let caller = caller_side(&files, 0.01, &ports());
+        let caller = caller_side(&files, 0.01, &Port::outbound(upstreams(), Between::Http2));
         for cluster in all(&caller, "clusters") {
             match cluster["name"].as_str().unwrap() {
                 "collector" => assert!(cluster.get("transport_socket").is_none()),
@@ -420,23 +420,23 @@ mod tests {
     fn what_is_spoken_between_the_two_is_what_both_agree_on() {
         let directory = tempfile::tempdir().unwrap();
         let files = files(directory.path());
-        for (between, name) in [(Between::Http1, "http/1.1"), (Between::Http2, "h2")] {
-            let ports = ports().map(|port| Port { speaks: port.speaks.map(|_| between), ..port });
-            let offered = caller_side(&files, 0.01, &ports);
-            let accepted = service_side(&files, 0.01, &ports, between);
+        for (between, expected) in [(Between::Http1, ["http/1.1", "h2"]), (Between::Http2, ["h2", "h2"])] {
+            let offered = caller_side(&files, 0.01, &Port::outbound(upstreams(), between));
+            let accepted = service_side(&files, 0.01, &Port::inbound(upstreams(), between));
             let alpn = "/transport_socket/typed_config/common_tls_context/alpn_protocols/0";
             let offered = all(&offered, "clusters").into_iter().filter_map(|c| c.pointer(alpn));
             let accepted = all(&accepted, "listeners").into_iter();
             let accepted = accepted.filter_map(|l| l["filter_chains"][0].pointer(alpn));
-            assert_eq!(offered.collect::<Vec<_>>(), [name, name]);
-            assert_eq!(accepted.collect::<Vec<_>>(), [name, name]);
+            assert_eq!(offered.collect::<Vec<_>>(), expected);
+            assert_eq!(accepted.collect::<Vec<_>>(), expected);
         }
     }
 
     #[test]
     fn the_ratio_of_spans_is_a_percentage_for_envoy() {
         let directory = tempfile::tempdir().unwrap();
-        let caller = caller_side(&files(directory.path()), 0.25, &ports());
+        let caller =
+            caller_side(&files(directory.path()), 0.25, &Port::outbound(upstreams(), Between::Http1));
         let manager = &all(&caller, "listeners")[0]["filter_chains"][0]["filters"][0]["typed_config"];
         assert_eq!(manager["tracing"]["random_sampling"]["value"], 25.0);
     }

@@ -34,11 +34,11 @@ pub(crate) enum Subject {
     None,
     /// The release binaries of this repository, with their control plane.
     Outrigger,
-    /// Two Envoys with HTTP/1.1 between them.
+    /// Two Envoys; calls in HTTP/1.1 are HTTP/1.1 between them, too.
     #[value(name = "envoy-h1")]
     #[serde(rename = "envoy-h1")]
     EnvoyHttp1,
-    /// Two Envoys with HTTP/2 between them.
+    /// Two Envoys with HTTP/2 between them whatever is called.
     #[value(name = "envoy-h2")]
     #[serde(rename = "envoy-h2")]
     EnvoyHttp2,
@@ -50,7 +50,8 @@ pub(crate) enum Subject {
     HaproxyHttp2,
 }
 
-/// What the two of a pair speak to each other where the caller speaks HTTP.
+/// What the two of a pair speak to each other where the caller speaks HTTP/1.1. Calls in HTTP/2 stay
+/// HTTP/2 in any case: gRPC's trailers would be lost on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Between {
     /// A connection for each request under way, kept for the next.
