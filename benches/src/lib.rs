@@ -4,6 +4,7 @@
 //! cargo run --release -p outrigger-benches -- mesh --quick
 //! cargo run --release -p outrigger-benches -- mesh --out-dir benches/results
 //! cargo run --release -p outrigger-benches -- footprint -o json > benches/results/DATE-footprint.json
+//! cargo run --release -p outrigger-benches -- instructions
 //! ```
 //!
 //! **[`comparison`]** is the mesh beside its peers. One upstream and one load generator, both in this process, are
@@ -27,6 +28,9 @@
 //! ```text
 //! load, 256 connections -> proxy of the caller =mTLS=> proxy of the service -> HTTP server
 //! ```
+//!
+//! **[`instructions`]** is what CI watches: how many of them a request takes in each proxy, beside what it took before.
+//! Single steps of a request, timed, are `outrigger-micro` in the folder `micro`.
 //!
 //! **What the numbers mean.** The time until ready goes from just before the process is made to the ready line
 //! on its standard output. *Resident* is `VmRSS`, which counts the pages of the binary that were touched,
