@@ -2,7 +2,8 @@
 //!
 //! An SVG of rectangles and text with its own background, for light and for dark surroundings as the reader's
 //! system asks. The colours are near those of Okabe and Ito, which people with any colour vision tell apart, a
-//! darker and a lighter one where a peer is set up in two ways; every bar has its number, too. A thin line over a bar goes from the least to the greatest of the rounds.
+//! darker and a lighter one where a peer is set up in two ways; every bar has its number, too. A thin line over a
+//! bar goes from the least to the greatest of the rounds, as far as there is room.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ const MARGIN: f64 = 28.0;
 const STYLE: &str = "\
 text{fill:#1f2328;font-family:ui-sans-serif,system-ui,-apple-system,'Segoe UI',sans-serif;font-size:12px}\
 .paper{fill:#fff;stroke:#d1d9e0}.grid{stroke:#d1d9e0;stroke-width:1}.spread{stroke:#1f2328;stroke-width:1.2}\
-.title{font-size:15px;font-weight:600}.quiet{fill:#59636e}.value{font-size:11px}.ours{font-weight:600}\
+.title{font-size:15px;font-weight:600}.quiet{fill:#59636e}.value{font-size:10.5px}.ours{font-weight:600}\
 .s0{fill:#0072b2}.s1{fill:#d98e00}.s2{fill:#f0c95a}.s3{fill:#8f5f7e}.s4{fill:#d48fb4}\
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.paper{fill:#0d1117;stroke:#3d444d}.grid{stroke:#30363d}\
 .spread{stroke:#e6edf3}.quiet{fill:#9198a1}.s0{fill:#3b9ede}.s1{fill:#d98e00}.s2{fill:#f0d080}.s3{fill:#a1708f}.s4{fill:#dca0c4}}";
@@ -57,6 +58,19 @@ struct Panel {
     groups: Vec<Group>,
 }
 
+/// How numbers become heights.
+struct Axis {
+    bottom: f64,
+    top: f64,
+    scale: f64,
+}
+
+impl Axis {
+    fn y(&self, value: f64) -> f64 {
+        (self.bottom - value * self.scale).max(self.top)
+    }
+}
+
 /// Where a panel is.
 struct Place {
     left: f64,
@@ -66,8 +80,8 @@ struct Place {
 }
 
 fn draw(kept: &Kept) -> Result<String> {
-    let [cpu, latency, memory] = panels(kept);
-    if [&cpu, &latency, &memory].iter().all(|panel| panel.greatest() <= 0.0) {
+    let [cpu, p50, p99, memory] = panels(kept);
+    if [&cpu, &p50, &p99, &memory].iter().all(|panel| panel.greatest() <= 0.0) {
         bail!("it has none of the cases that are drawn: h1-c1 to h1-c256, open-1000, memory-*");
     }
     let mut svg = format!(
@@ -79,16 +93,19 @@ fn draw(kept: &Kept) -> Result<String> {
         HEIGHT - 1.0
     );
     legend(&mut svg, kept);
-    let (half, full) = ((WIDTH - 3.0 * MARGIN) / 2.0, WIDTH - 2.0 * MARGIN);
+    let full = WIDTH - 2.0 * MARGIN;
     cpu.draw(&mut svg, &Place { left: MARGIN, top: 80.0, width: full, height: 270.0 });
-    latency.draw(&mut svg, &Place { left: MARGIN, top: 382.0, width: half, height: 250.0 });
-    memory.draw(&mut svg, &Place { left: 2.0 * MARGIN + half, top: 382.0, width: half, height: 250.0 });
+    let mut left = MARGIN;
+    for (panel, width) in [(p50, 172.0), (p99, 172.0), (memory, full - 2.0 * (172.0 + MARGIN))] {
+        panel.draw(&mut svg, &Place { left, top: 382.0, width, height: 250.0 });
+        left += width + MARGIN;
+    }
     text(&mut svg, MARGIN, HEIGHT - 18.0, "quiet value", "start", &kept.provenance());
     svg.push_str("</svg>\n");
     Ok(svg)
 }
 
-fn panels(kept: &Kept) -> [Panel; 3] {
+fn panels(kept: &Kept) -> [Panel; 4] {
     let group = |label: &str, figure: &dyn Fn(&str) -> Option<Figure>| Group {
         label: label.to_owned(),
         bars: PAIRS.iter().map(|(name, _)| figure(name)).collect(),
@@ -103,9 +120,14 @@ fn panels(kept: &Kept) -> [Panel; 3] {
             groups: cpu.map(|(case, label)| group(label, &|who| kept.figure(case, who, "cpu"))).into(),
         },
         Panel {
-            title: "Latency added at 1,000 requests a second",
+            title: "Added p50",
             unit: "us",
-            groups: ["p50", "p99"].map(|q| group(q, &|who| kept.added("open-1000", who, q))).into(),
+            groups: vec![group("at 1,000 a second", &|who| kept.added("open-1000", who, "p50"))],
+        },
+        Panel {
+            title: "Added p99",
+            unit: "us",
+            groups: vec![group("at 1,000 a second", &|who| kept.added("open-1000", who, "p99"))],
         },
         Panel {
             title: "Resident memory of a pair",
@@ -133,7 +155,8 @@ fn legend(svg: &mut String, kept: &Kept) {
 impl Panel {
     fn greatest(&self) -> f64 {
         let bars = self.groups.iter().flat_map(|group| group.bars.iter().flatten());
-        bars.map(|bar| bar.max).fold(0.0, f64::max)
+        // A single bad round of a peer is no reason to draw everything else small.
+        bars.map(|bar| bar.max.min(1.3 * bar.median)).fold(0.0, f64::max)
     }
 
     fn draw(&self, svg: &mut String, place: &Place) {
@@ -158,14 +181,15 @@ impl Panel {
         let width = axis.width / self.groups.len() as f64;
         for (number, group) in self.groups.iter().enumerate() {
             let left = axis.left + width * number as f64;
-            group.draw(svg, left, width, bottom, scale);
+            group.draw(svg, left, width, &Axis { bottom, top: axis.top, scale });
             text(svg, left + width / 2.0, bottom + 18.0, "", "middle", &group.label);
         }
     }
 }
 
 impl Group {
-    fn draw(&self, svg: &mut String, left: f64, width: f64, bottom: f64, scale: f64) {
+    fn draw(&self, svg: &mut String, left: f64, width: f64, axis: &Axis) {
+        let bottom = axis.bottom;
         let (gap, number) = (width * 0.08, self.bars.len() as f64);
         let slot = (width - 2.0 * gap) / number;
         for (who, bar) in self.bars.iter().enumerate() {
@@ -176,11 +200,10 @@ impl Group {
                 text(svg, middle, bottom - 4.0, "value quiet", "middle", "–");
                 continue;
             };
-            let height = bar.median * scale;
-            rect(svg, who, left + 1.5, bottom - height, slot - 3.0, height);
-            line(svg, "spread", middle, bottom - bar.min * scale, middle, bottom - bar.max * scale);
-            let label = bottom - bar.max * scale - 4.0;
-            text(svg, middle, label, class, "middle", &shown(bar.median));
+            let top = axis.y(bar.median);
+            rect(svg, who, left + 1.5, top, slot - 3.0, bottom - top);
+            line(svg, "spread", middle, axis.y(bar.min), middle, axis.y(bar.max));
+            text(svg, middle, axis.y(bar.max) - 4.0, class, "middle", &shown(bar.median));
         }
     }
 }
