@@ -29,6 +29,10 @@ use std::process::ExitCode;
 use divan::Bencher;
 use step::Step;
 
+/// The proxy's own, since half of the steps allocate.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Times one step, unless the command line asks for another.
 #[divan::bench(args = step::all())]
 fn step(bencher: Bencher<'_, '_>, step: &Step) {
