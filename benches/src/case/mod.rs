@@ -175,8 +175,8 @@ impl Case {
     pub(crate) fn concerns(&self, subject: Subject) -> bool {
         match &self.kind {
             Kind::Closed { .. } | Kind::Open { .. } | Kind::Bulk => true,
-            // HTTP/1.1 between the proxies leaves out the trailers, with the status of the call.
-            Kind::Streams { .. } => subject != Subject::EnvoyHttp1,
+            // Calls in HTTP/2 are HTTP/2 between the proxies in any case: one of each peer is enough.
+            Kind::Streams { .. } => !matches!(subject, Subject::EnvoyHttp1 | Subject::HaproxyHttp2),
             // Without proxies there is no mTLS, no memory and nothing to start.
             Kind::Connections | Kind::Memory(_) | Kind::Startup => subject != Subject::None,
             Kind::Change { setup, .. } => subject == Subject::Outrigger && subject.supports(setup),
