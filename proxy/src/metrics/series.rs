@@ -92,11 +92,14 @@ type Entry<T> = (SeriesKey, Rc<RefCell<T>>);
 /// All series of one kind, bounded.
 #[derive(Debug)]
 pub(super) struct Table<T> {
-    /// By the hash of the key; two keys of one hash are rare.
-    entries: FastMap<u64, SmallVec<[Entry<T>; 1]>>,
+    /// In the order in which they came; none ever goes.
+    entries: Vec<Entry<T>>,
+    /// Where, by the hash of the key; two keys of one hash are rare.
+    places: FastMap<u64, SmallVec<[usize; 1]>>,
     /// What keys are hashed with.
     seeded: Seeded,
-    len: usize,
+    /// Where the last one was found: the next request is often of the same kind.
+    last: usize,
     max: usize,
     overflow: [Option<Entry<T>>; 2],
     /// Lookups that found the table full.
@@ -106,9 +109,10 @@ pub(super) struct Table<T> {
 impl<T: Default> Table<T> {
     pub(super) fn new(max: usize) -> Self {
         Self {
-            entries: FastMap::default(),
+            entries: Vec::new(),
+            places: FastMap::default(),
             seeded: Seeded::default(),
-            len: 0,
+            last: 0,
             max,
             overflow: [None, None],
             overflowed: 0,
@@ -117,24 +121,31 @@ impl<T: Default> Table<T> {
 
     pub(super) fn find_or_insert(&mut self, key: KeyRef<'_>) -> Rc<RefCell<T>> {
         let key = key.without_made_up_port();
-        let hash = self.seeded.hash_one(key);
-        let found = self.entries.get(&hash).and_then(|same| same.iter().find(|(k, _)| key.is(k)));
-        if let Some((_, data)) = found {
+        if let Some((known, data)) = self.entries.get(self.last)
+            && key.is(known)
+        {
             return Rc::clone(data);
         }
-        if self.len >= self.max {
+        let hash = self.seeded.hash_one(key);
+        let mut places = self.places.get(&hash).into_iter().flatten();
+        if let Some(place) = places.find(|place| key.is(&self.entries[**place].0)) {
+            self.last = *place;
+            return Rc::clone(&self.entries[*place].1);
+        }
+        if self.entries.len() >= self.max {
             self.overflowed += 1;
             let make = || (SeriesKey::overflow(key.side), Rc::default());
             return Rc::clone(&self.overflow[key.side as usize].get_or_insert_with(make).1);
         }
-        self.len += 1;
         let data = Rc::default();
-        self.entries.entry(hash).or_default().push((key.to_key(), Rc::clone(&data)));
+        self.last = self.entries.len();
+        self.places.entry(hash).or_default().push(self.last);
+        self.entries.push((key.to_key(), Rc::clone(&data)));
         data
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
-        self.entries.values().flatten().chain(self.overflow.iter().flatten())
+        self.entries.iter().chain(self.overflow.iter().flatten())
     }
 
     pub(super) fn overflowed(&self) -> u64 {

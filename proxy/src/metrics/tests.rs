@@ -424,6 +424,27 @@ async fn what_callers_make_up_never_becomes_a_series() {
 }
 
 #[tokio::test]
+async fn requests_are_counted_where_they_belong_in_whatever_order_they_come() {
+    let metrics = Metrics::default();
+    let names = ["a", "b", "c"];
+    for (times, order) in [[0, 0, 0], [1, 2, 0], [0, 1, 1], [2, 2, 1]].iter().enumerate() {
+        for index in order {
+            let mut exchange = exchange();
+            exchange.peer = Some(peer(names[*index]));
+            exchange.service = Some(ServiceName::new("shop", names[*index]).unwrap());
+            metrics.record(&exchange);
+            exchange.mtls = false;
+            (0..times).for_each(|_| metrics.record(&exchange));
+        }
+    }
+    let page = scrape(&metrics, Format::Prometheus);
+    for (name, tls, plain) in [("a", 5, 1 + 2), ("b", 4, 1 + 2 + 2 + 3), ("c", 3, 1 + 3 + 3)] {
+        let of = |tls| page.sum("outrigger_requests_total", &[("service", name), ("tls", tls)]);
+        assert_eq!((of("true"), of("false")), (f64::from(tls), f64::from(plain)), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn tables_are_bounded_and_count_what_does_not_fit() {
     let metrics = Metrics::default();
     let most = MAX_REQUEST_SERIES as u64;
