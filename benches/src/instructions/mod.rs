@@ -8,34 +8,39 @@
 //! **How.** Each program runs under callgrind from its start, and the counters are read and set to nought through
 //! `vgdb` before and after the load, so that nothing else is counted. Requests come in lockstep from the same
 //! connections; a figure is the least of several runs. Figures of steps are differences between many and thrice as
-//! many, so that what surrounds them cancels out. This is done by hand, and not with a framework for benchmarks, because
-//! those measure a program from its start to its end, and have it compiled anew for that: here are the very binaries that
-//! are released, at work.
+//! many, so that what surrounds them cancels out. This is done by hand, and not with a framework for benchmarks,
+//! because those measure a program from its start to its end, and have it compiled anew for that: here are the very
+//! binaries that are released, at work.
 //!
 //! **What it leaves out.** The kernel, and what a processor makes of the instructions: caches, branches, waiting. A
 //! change that saves system calls shows in `mesh` and hardly here.
 //!
-//! **How exact.** With one connection repeated runs differ by 0.2 %, with many by 1 %, because it is up to chance which
-//! requests a proxy finds together. The processor that programs see is valgrind's own and the same everywhere, as long as
-//! the real one has AVX2: the C library, `memchr` and the cryptography choose the same code. Where it has not, and
-//! on other architectures, nothing is compared. Another compiler or valgrind changes the figures, if only a
-//! little; the baseline names those that it was taken with.
+//! **How exact.** Repeated runs differ by less than 1 %, for steps by next to nothing: time passes during a run, in
+//! which a proxy does other things than requests, and with many connections it is up to chance which requests it
+//! finds together. Neither the processor nor other processes matter. The processor that programs see is valgrind's
+//! own, a Core i7 of 2014, so that the C library, `memchr` and the cryptography choose the same code everywhere
+//! (and not that for AVX-512), as long as the real one has AVX2. Where it has not, and on other architectures,
+//! nothing is compared. Another compiler or valgrind changes the figures; the baseline names those that it was
+//! taken with.
 //!
-//! **When it fails**, `callgrind_annotate` finds the place: build with
-//! `CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only`, before and after the change, run
-//! with `--keep DIR`, and compare what it says of the files there.
+//! **When it fails**, `callgrind_annotate` finds the place: build with `CARGO_PROFILE_RELEASE_STRIP=none
+//! CARGO_PROFILE_RELEASE_DEBUG=line-tables-only`, before and after the change, run with `--keep DIR`, and compare
+//! what it says of the files there.
 
 mod baseline;
 mod callgrind;
 mod requests;
 mod steps;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
 use baseline::{Baseline, Comparison, Conditions};
 use callgrind::Callgrind;
+
+/// The committed figures.
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline/instructions.json");
 
 /// One figure.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,9 +81,9 @@ pub struct InstructionsArgs {
     /// Makes what was counted the new baseline
     #[arg(long)]
     update_baseline: bool,
-    /// What to compare with
-    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline/instructions.json"))]
-    baseline: PathBuf,
+    /// What to compare with [default: benches/baseline/instructions.json where this was built]
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
     /// Where the programs are [default: beside this one]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -94,16 +99,17 @@ pub struct InstructionsArgs {
 pub fn run(args: &InstructionsArgs) -> Result<bool> {
     let callgrind = Callgrind::find(args.keep.clone())?;
     let conditions = Conditions::here(callgrind.version.clone());
-    let before = Baseline::load(&args.baseline)?;
+    let path = args.baseline.as_deref().unwrap_or(Path::new(BASELINE));
+    let before = Baseline::load(path)?;
     if before.is_none() && !args.update_baseline {
-        bail!("{} is not there: make it with --update-baseline", args.baseline.display());
+        bail!("{} is not there: make it with --update-baseline", path.display());
     }
     let measured = measure(args, &callgrind)?;
     if args.update_baseline {
         let whole = args.cases.is_empty();
         let kept = before.filter(|_| !whole).map(|baseline| baseline.instructions).unwrap_or_default();
-        Baseline::new(conditions, kept, &measured).save(&args.baseline)?;
-        eprintln!("written: {}; say in the commit why the figures changed", args.baseline.display());
+        Baseline::new(conditions, kept, &measured).save(path)?;
+        eprintln!("written: {}; say in the commit why the figures changed", path.display());
         return Ok(true);
     }
     let before = before.context("there is a baseline")?;
