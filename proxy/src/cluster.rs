@@ -285,10 +285,13 @@ impl Cluster {
         }
         let zone = roll.prefers_zone.then_some(own_zone);
         let anywhere = Wish { port, zone: None, tried: &[], panic: roll.panic };
-        let first = match tried {
-            [] => choose(&mut self.balancer, &roll.candidates, roll.due, true, &self.members, now, rng),
-            _ => None,
+        let (candidates, first_try) = match tried {
+            [] => (Some(&roll.candidates), true),
+            _ => (roll.without(tried, &self.members, &mut self.candidates), false),
         };
+        let first = candidates.and_then(|candidates| {
+            choose(&mut self.balancer, candidates, roll.due, first_try, &self.members, now, rng)
+        });
         if let Some(index) = first {
             return Ok(self.take(index, now, rng));
         }

@@ -4,6 +4,9 @@
 //! be chosen changes only with the endpoint set, with the policy, when a breaker changes, and when the time of one that
 //! is not closed is over; between these moments every pick reads the same [`Roll`].
 
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{Member, Wish};
@@ -119,6 +122,26 @@ impl Roll {
         let wish = Wish { port, zone: roll.prefers_zone.then_some(zone), tried: &[], panic: roll.panic };
         roll.due = gather(members, wish, now, &mut roll.candidates);
         roll
+    }
+
+    /// The candidates but those `tried`, in `others`. `None`: that takes a closer look, since the endpoints are not those
+    /// from which the tried ones were chosen, or the one that is due is among them.
+    pub(super) fn without<'a>(
+        &self,
+        tried: &[Arc<str>],
+        members: &[Member],
+        others: &'a mut Vec<usize>,
+    ) -> Option<&'a Vec<usize>> {
+        // By address: to read a thousand ids takes longer than to send the request.
+        let is_tried = |member: &Member| tried.iter().any(|id| Arc::ptr_eq(id, &member.endpoint.id));
+        let places = members.iter().enumerate().filter(|(_, member)| is_tried(member));
+        let places: SmallVec<[usize; 4]> = places.map(|(place, _)| place).collect();
+        if places.len() < tried.len() || self.due.is_some_and(|due| places.contains(&due)) {
+            return None;
+        }
+        others.clear();
+        others.extend(self.candidates.iter().filter(|place| !places.contains(place)));
+        Some(others)
     }
 
     fn holds(&self, changes: u64, now: Instant) -> bool {

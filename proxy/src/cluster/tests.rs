@@ -548,11 +548,16 @@ proptest! {
             for (index, (bench, picks)) in benches.iter_mut().zip(&mut picks).enumerate() {
                 match &step {
                     Step::Pick { zone, tried } => {
+                        let mut tried: Vec<Arc<str>> = if *tried { vec!["0".into()] } else { Vec::new() };
                         if index == 0 {
                             bench.cluster.rolls.clear();
+                        } else if let Some(member) = bench.cluster.members.first()
+                            && tried.first() == Some(&member.endpoint.id)
+                        {
+                            tried = vec![member.endpoint.id.clone()]; // which may be known by its address
                         }
-                        let tried: &[&str] = if *tried { &["0"] } else { &[] };
-                        let pick = bench.pick_in(if *zone { "z" } else { "" }, tried);
+                        let zone = if *zone { "z" } else { "" };
+                        let pick = bench.cluster.pick(PORT, zone, &tried, bench.now, &mut bench.rng);
                         results.push(pick.as_ref().map(|pick| (pick.endpoint.id.clone(), pick.is_probe()))
                             .map_err(|failure| *failure));
                         picks.extend(pick.ok());
