@@ -3,16 +3,17 @@
 use std::error::Error;
 use std::rc::Rc;
 
+use h2::ext::Protocol as ConnectProtocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header, request, response};
-use hyper::body::Incoming;
-use hyper::ext::Protocol as ConnectProtocol;
 use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::failure::{Failure, Reached};
 use crate::flight::Hold;
 use crate::headers;
+use crate::http2::client::SendError;
+use crate::incoming::Incoming;
 use crate::notable::Notable;
 use crate::peer::{self, Transport};
 use crate::pool::Pool;
@@ -83,9 +84,9 @@ impl Way<'_> {
             }
         };
         let sent = Instant::now();
-        match stake.sender().try_send_request(request).await {
+        match stake.client().send(request).await {
             Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
-            Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
+            Err(error) => Err(outcome_of_send(&error)),
         }
     }
 
@@ -108,7 +109,7 @@ impl Way<'_> {
         };
         let sent = Instant::now();
         match loan.sender().try_send_request(request).await {
-            Ok(response) => Ok(Answer::new(response, Hold::Lent { _loan: loan }, sent)),
+            Ok(response) => Ok(Answer::new(response.map(Incoming::from), Hold::Lent { _loan: loan }, sent)),
             Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
         }
     }
@@ -185,9 +186,6 @@ pub(crate) fn outcome_of(unsent: bool, error: &hyper::Error) -> Outcome {
         return Outcome::NotProcessed;
     }
     let source = error.source();
-    if let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
-        return outcome_of_http2(error);
-    }
     if error.is_parse() {
         return Outcome::Failed(Failure::UpstreamProtocol);
     }
@@ -197,6 +195,20 @@ pub(crate) fn outcome_of(unsent: bool, error: &hyper::Error) -> Outcome {
         Outcome::StaleConnection
     } else {
         Outcome::Failed(Failure::UpstreamReset)
+    }
+}
+
+/// The same of a request over HTTP/2.
+pub(crate) fn outcome_of_send(error: &SendError) -> Outcome {
+    match error {
+        SendError::Unsent(error) => {
+            tracing::debug!(%error, "not sent");
+            Outcome::NotProcessed
+        }
+        SendError::Lost(error) => {
+            tracing::debug!(%error, "no answer");
+            outcome_of_http2(error)
+        }
     }
 }
 

@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::flight::Tracked;
+use crate::incoming::{Incoming, IncomingError};
 use crate::replay::Attempt;
 
 /// The body of a request to an upstream or of a response to a caller.
@@ -30,10 +30,10 @@ pub(crate) enum Body {
 pub(crate) enum BodyError {
     /// The caller closed or reset its side.
     #[error("the request body failed")]
-    Caller(#[source] hyper::Error),
+    Caller(#[source] IncomingError),
     /// The upstream closed or reset its side.
     #[error("the response body failed")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] IncomingError),
     /// Another attempt has taken over.
     #[error("another attempt has taken over")]
     Superseded,
@@ -56,7 +56,7 @@ impl HttpBody for Body {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Whole(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
-            Self::Once(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Caller),
+            Self::Once(incoming) => incoming.poll_frame(cx).map_err(BodyError::Caller),
             Self::Attempt(attempt) => attempt.poll_frame(cx),
             Self::Tracked(tracked) => tracked.poll_frame(cx),
         }

@@ -23,6 +23,7 @@ use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::headers;
+use crate::incoming::IncomingError;
 use crate::metrics::{ActiveRequest, Limit};
 use crate::notable::Notable;
 use crate::pool::{Loan, Stake};
@@ -190,7 +191,7 @@ impl Tracked {
 
     fn note(
         &mut self,
-        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+        frame: Option<Result<Frame<Bytes>, IncomingError>>,
     ) -> Option<Result<Frame<Bytes>, BodyError>> {
         match frame {
             Some(Ok(frame)) => {

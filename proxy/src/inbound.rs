@@ -8,10 +8,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use h2::ext::Protocol as ConnectProtocol;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use outrigger_certs::{SpiffeId, tls};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -21,13 +20,14 @@ use tokio_rustls::TlsAcceptor;
 use crate::alpn;
 use crate::answer;
 use crate::application::Application;
-use crate::attempt::{Answer, exclusive_request, multiplexed_request, outcome_of};
+use crate::attempt::{Answer, exclusive_request, multiplexed_request, outcome_of, outcome_of_send};
 use crate::body::Body;
 use crate::deadline::Deadline;
 use crate::detect::{Detected, Sniff, detect};
 use crate::exchange::Exchange;
 use crate::failure::{Failure, Side};
 use crate::flight::{Arrival, Flight, Hold, Tracked};
+use crate::incoming::Incoming;
 use crate::listener::Accepted;
 use crate::metrics::{Limit, Wire};
 use crate::notable::Notable;
@@ -38,6 +38,7 @@ use crate::snapshot::Protocol;
 use crate::stream::Stream;
 use crate::trace::TraceContext;
 use crate::tunnel::{self, Carried};
+use crate::upgrade::Offer;
 use crate::worker::Worker;
 use crate::{destination, headers, upgrade};
 
@@ -287,8 +288,8 @@ async fn deliver(
     }
     flight.exchange().trace.inject(&mut head.headers, &snapshot.mesh.trace_formats, there);
     let deadline = deadline.map(|deadline| Deadline { at: deadline.at + GRACE, ..deadline });
-    let caller = head.extensions.remove::<OnUpgrade>();
-    let extended = head.extensions.get::<hyper::ext::Protocol>().is_some();
+    let caller = Offer::take(&mut head.extensions);
+    let extended = head.extensions.get::<ConnectProtocol>().is_some();
     let switching = asked.is_some() || extended;
     // Tunnels come as opaque connections. To an application that speaks HTTP/1 an extended CONNECT would look like one,
     // too, and what follows would reach it unseen.
@@ -382,10 +383,10 @@ impl Call<'_> {
             let stake = application.stake().await?;
             let mut request = multiplexed_request(&head, &authority, fields, Body::Once(body))?;
             request.headers_mut().remove(headers::CALLER_PROTOCOL);
-            let (sent, mut sender) = (Instant::now(), stake.sender());
-            return match sender.try_send_request(request).await {
+            let sent = Instant::now();
+            return match stake.client().send(request).await {
                 Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
-                Err(error) => Err(failure_of(&outcome_of(error.message().is_some(), error.error()))),
+                Err(error) => Err(failure_of(&outcome_of_send(&error))),
             };
         }
         if let Some(protocol) = asked {
@@ -405,7 +406,9 @@ async fn send_exclusive(application: &Application, request: Request<Body>) -> Re
     let mut loan = application.loan().await?;
     let (sent, reused) = (Instant::now(), loan.is_reused());
     let again = match loan.sender().try_send_request(request).await {
-        Ok(response) => return Ok(Answer::new(response, Hold::Lent { _loan: loan }, sent)),
+        Ok(response) => {
+            return Ok(Answer::new(response.map(Incoming::from), Hold::Lent { _loan: loan }, sent));
+        }
         Err(mut error) => {
             let unsent = error.take_message();
             let stale = reused && error.error().is_incomplete_message();
@@ -419,7 +422,7 @@ async fn send_exclusive(application: &Application, request: Request<Body>) -> Re
     let mut loan = application.fresh_loan().await?;
     let sent = Instant::now();
     match loan.sender().try_send_request(again).await {
-        Ok(response) => Ok(Answer::new(response, Hold::Lent { _loan: loan }, sent)),
+        Ok(response) => Ok(Answer::new(response.map(Incoming::from), Hold::Lent { _loan: loan }, sent)),
         Err(mut error) => Err(failure_of(&outcome_of(error.take_message().is_some(), error.error()))),
     }
 }

@@ -8,10 +8,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use h2::ext::Protocol as ConnectProtocol;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, Version, header, request};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use outrigger_api::ServiceName;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -25,6 +24,7 @@ use crate::drain::Phase;
 use crate::exchange::{self, Exchange};
 use crate::failure::{Failure, Side};
 use crate::flight::{Arrival, Flight, Tracked};
+use crate::incoming::Incoming;
 use crate::listener::Accepted;
 use crate::metrics::Wire;
 use crate::notable::Notable;
@@ -37,6 +37,7 @@ use crate::snapshot::{Protocol, Service, Snapshot};
 use crate::stream::Stream;
 use crate::strict::MAX_FIELDS;
 use crate::trace::TraceContext;
+use crate::upgrade::Offer;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 use crate::{destination, headers, opaque, upgrade};
@@ -240,7 +241,7 @@ async fn deliver(
     let (snapshot, service) = lookup(worker, &name).await?;
     flight.exchange().service = Some(name.clone());
     flight.exchange().port = service.port(port).map_or(0, |known| known.port);
-    if head.method == Method::CONNECT && head.extensions.get::<hyper::ext::Protocol>().is_none() {
+    if head.method == Method::CONNECT && head.extensions.get::<ConnectProtocol>().is_none() {
         return connect(worker, session, head, &service, port).map(Delivered::Switched);
     }
     let plan = Plan::of(&service, port, &head, &mut *worker.rng.borrow_mut())?;
@@ -260,8 +261,8 @@ async fn deliver(
     let backend = snapshot.services.get(&plan.backend).ok_or(Failure::InvalidBackend)?;
     let upstream = worker.upstream(backend, Instant::now());
     flight.permit = Some(upstream.admit()?);
-    let caller = head.extensions.remove::<OnUpgrade>();
-    let switching = asked.is_some() || head.extensions.get::<hyper::ext::Protocol>().is_some();
+    let caller = Offer::take(&mut head.extensions);
+    let switching = asked.is_some() || head.extensions.get::<ConnectProtocol>().is_some();
     let method = head.method.clone();
     let call = Call {
         worker,
@@ -302,16 +303,16 @@ fn connect(
     port: u16,
 ) -> Result<Response<Body>, Failure> {
     service.port(port).ok_or(Failure::NoRoute)?;
-    let caller = head.extensions.remove::<OnUpgrade>().filter(|_| !session.tunnelled);
+    let caller = Offer::take(&mut head.extensions).filter(|_| !session.tunnelled);
     let caller = caller.ok_or(Failure::BadRequest)?;
     if let Some(strict) = &session.strict {
         strict.pass_through();
     }
     let (detached, client, name) = (worker.clone(), session.client, service.name.clone());
     worker.detach(async move {
-        match caller.await {
-            Ok(upgraded) => {
-                let serving = serve_fixed(detached, client, Stream::from(upgraded), name, port, true);
+        match caller.accept().await {
+            Ok(stream) => {
+                let serving = serve_fixed(detached, client, stream, name, port, true);
                 Box::pin(serving).await;
             }
             Err(error) => tracing::debug!(%error, "a CONNECT did not come about"),

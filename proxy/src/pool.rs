@@ -9,25 +9,23 @@
 //! age takes no new requests and ends when its last one does; an unused one is closed by [`Pool::sweep`].
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
 use crate::body::Body;
 use crate::bulkhead::{Bulkhead, Permit};
 use crate::failure::{Failure, Side};
+use crate::http2::client::{self, Client};
 use crate::metrics::{ConnectionKind, Limit, Metrics, OpenConnection, Role, Wire};
 use crate::stream::Stream;
-use crate::strict::MAX_HEAD_BYTES;
-use crate::worker::LocalExec;
 
 /// Requests that share one HTTP/2 connection: fewer than a proxy accepts, so that none waits for another.
 const STREAMS: usize = 200;
@@ -35,12 +33,6 @@ const STREAMS: usize = 200;
 const FEW: usize = 4;
 /// How long an exclusive connection may take to be ready again after its last answer.
 const TURNAROUND: Duration = Duration::from_millis(2);
-/// A peer that answers no PING for this long is gone.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(5);
-/// Flow-control windows: enough for a gigabit at 10 ms.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// The connections to one address.
 pub(crate) struct Pool {
@@ -76,9 +68,7 @@ struct Idle {
 
 /// One HTTP/2 connection.
 struct Multiplexed {
-    sender: http2::SendRequest<Body>,
-    /// How many requests it takes at once: what the peer allows, up to [`STREAMS`].
-    streams: Rc<Cell<usize>>,
+    client: Client,
     under_way: Cell<usize>,
     born: Instant,
     last_used: Cell<Instant>,
@@ -87,7 +77,7 @@ struct Multiplexed {
 impl Multiplexed {
     /// One that allows nothing at the moment is used all the same, once: another would allow no more.
     fn has_room(&self) -> bool {
-        self.under_way.get() < self.streams.get().max(1)
+        self.under_way.get() < self.client.streams().clamp(1, STREAMS)
     }
 }
 
@@ -95,9 +85,9 @@ impl Multiplexed {
 pub(crate) struct Stake(Rc<Multiplexed>);
 
 impl Stake {
-    /// A handle that sends one request.
-    pub(crate) fn sender(&self) -> http2::SendRequest<Body> {
-        self.0.sender.clone()
+    /// What sends the request.
+    pub(crate) fn client(&self) -> &Client {
+        &self.0.client
     }
 }
 
@@ -177,7 +167,7 @@ impl Pool {
     /// A place on a multiplexed connection that is there already.
     pub(crate) fn ready_stake(&self, now: Instant) -> Option<Stake> {
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|connection| !connection.sender.is_closed());
+        shared.retain(|connection| !connection.client.is_closed());
         let connection =
             shared.iter().find(|connection| connection.has_room() && !self.is_old(connection.born, now))?;
         connection.under_way.set(connection.under_way.get() + 1);
@@ -299,7 +289,7 @@ impl Pool {
             let unused =
                 connection.under_way.get() == 0 && now.duration_since(connection.last_used.get()) > idle;
             // One that is past its age ends with its last request: its stakes keep it.
-            !(unused || connection.sender.is_closed() || self.is_old(connection.born, now))
+            !(unused || connection.client.is_closed() || self.is_old(connection.born, now))
         });
         self.idle.borrow_mut().retain(|unused| {
             let kept = now.duration_since(unused.since) <= idle && !self.is_old(unused.born, now);
@@ -309,38 +299,18 @@ impl Pool {
 }
 
 async fn handshake_http2(stream: Stream, open: Open) -> Result<Multiplexed, Failure> {
-    let (sender, connection) = http2::Builder::new(LocalExec)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(KEEP_ALIVE_EVERY)
-        .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
-        .keep_alive_while_idle(true)
-        .initial_max_send_streams(STREAMS)
-        // An answer's head may be as big as a request's.
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| {
-            tracing::debug!(%error, "HTTP/2 did not start");
-            Failure::ConnectRefused
-        })?;
-    let streams = Rc::new(Cell::new(STREAMS));
-    let allowed = streams.clone();
+    let (client, connection) = client::handshake(stream, STREAMS).await.map_err(|error| {
+        tracing::debug!(%error, "HTTP/2 did not start");
+        Failure::ConnectRefused
+    })?;
     spawn_local(async move {
         let _open = open;
-        let mut connection = pin!(connection);
-        let ended = poll_fn(|cx| {
-            let ended = connection.as_mut().poll(cx);
-            allowed.set(connection.current_max_send_streams().min(STREAMS));
-            ended
-        });
-        if let Err(error) = ended.await {
+        if let Err(error) = connection.await {
             tracing::debug!(%error, "multiplexed connection ended");
         }
     });
     let now = Instant::now();
-    Ok(Multiplexed { sender, streams, under_way: Cell::new(0), born: now, last_used: Cell::new(now) })
+    Ok(Multiplexed { client, under_way: Cell::new(0), born: now, last_used: Cell::new(now) })
 }
 
 /// Counts one connection for as long as it lives.

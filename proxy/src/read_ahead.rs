@@ -6,16 +6,15 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 use tokio::time::timeout;
 
 use crate::headers;
+use crate::incoming::{Incoming, IncomingError};
 
 /// How long the message of a short answer may come after its head, and its trailers after that.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -42,7 +41,7 @@ impl ReadAhead {
     pub(crate) async fn grpc_status(&mut self) -> Option<u8> {
         let mut size = 0;
         while size <= LIMIT_BYTES {
-            let next = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx));
+            let next = poll_fn(|cx| self.rest.poll_frame(cx));
             // An error shows again when the body is read on.
             let frame = timeout(PATIENCE, next).await.ok()??.ok()?;
             size += frame.data_ref().map_or(0, Bytes::len);
@@ -56,11 +55,14 @@ impl ReadAhead {
     }
 
     /// The next frame, those read ahead first.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, IncomingError>>> {
         if let Some(frame) = self.early.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        Poll::Ready(ready!(Pin::new(&mut self.rest).poll_frame(cx)))
+        Poll::Ready(ready!(self.rest.poll_frame(cx)))
     }
 
     /// Nothing is left.

@@ -5,16 +5,15 @@
 //! is let go: the body streams on, and the request is not tried again.
 
 use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 
 use crate::body::BodyError;
+use crate::incoming::Incoming;
 
 /// The most that is kept of one body.
 pub(crate) const LIMIT_BYTES: usize = 64 * 1024;
@@ -235,7 +234,7 @@ impl Reader {
             });
         }
         shared.waker = Some(cx.waker().clone());
-        let frame = std::task::ready!(Pin::new(&mut shared.incoming).poll_frame(cx));
+        let frame = std::task::ready!(shared.incoming.poll_frame(cx));
         match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -301,8 +300,8 @@ mod tests {
         let (mut peer, io) = tokio::io::duplex(1024);
         peer.write_all(request.as_bytes()).await.unwrap();
         let seen = Rc::new(RefCell::new(None));
-        let service = service_fn(|request: Request<Incoming>| {
-            let replay = Replay::new(request.into_body(), Room::new(LIMIT_BYTES));
+        let service = service_fn(|request: Request<hyper::body::Incoming>| {
+            let replay = Replay::new(request.into_body().into(), Room::new(LIMIT_BYTES));
             seen.replace(Some(replay));
             std::future::pending::<Result<http::Response<Body>, std::convert::Infallible>>()
         });

@@ -12,8 +12,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use http::{HeaderValue, Request, Response, Version, header};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_api::ServiceName;
@@ -22,22 +21,17 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use crate::answer;
-use crate::body::{Body, BodyError};
+use crate::body::Body;
 use crate::drain::Phase;
 use crate::failure::{Failure, Side};
 use crate::flood::Flood;
+use crate::http2::server;
+use crate::incoming::Incoming;
 use crate::metrics::{Limit, Wire};
 use crate::stream::Stream;
 use crate::strict::{Late, MAX_HEAD_BYTES, Pace, Strict, StrictHandle};
-use crate::worker::{LocalExec, Worker};
+use crate::worker::Worker;
 use crate::{inbound, outbound};
-
-/// HTTP/2 PING towards silent callers, so that connections of dead hosts end.
-const KEEP_ALIVE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
-const KEEP_ALIVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
-/// Flow-control windows: enough for a gigabit at 10 ms, and a bound on what one caller can make the proxy hold.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// How long a caller that is refused may take to read why.
 const EXPLAINING: std::time::Duration = std::time::Duration::from_secs(5);
@@ -134,8 +128,9 @@ pub(crate) async fn serve_http1(worker: Rc<Worker>, mut session: Session, stream
     let (side, answering) = (session.side, session.answering.clone());
     let service = {
         let worker = worker.clone();
-        service_fn(move |request| {
+        service_fn(move |request: Request<_>| {
             let (session, worker) = (session.clone(), worker.clone());
+            let request = request.map(Incoming::Http1);
             async move { Ok::<_, std::convert::Infallible>(session.handle(worker, request).await) }
         })
     };
@@ -200,40 +195,16 @@ fn note_end(worker: &Worker, side: Side, error: &hyper::Error) {
 pub(crate) async fn serve_http2(worker: Rc<Worker>, session: Session, stream: Stream) {
     let _open = worker.count_accepted(session.side, Wire::Http2, session.identity.is_some());
     let limits = &worker.config.limits;
+    let limits = server::Limits { streams: limits.http2_streams, resets: limits.http2_resets };
     let session = Rc::new(session);
     let side = session.side;
-    let service = {
+    let respond = {
         let worker = worker.clone();
-        service_fn(move |request| {
-            let (session, worker) = (session.clone(), worker.clone());
-            async move { Ok::<_, BodyError>(session.handle(worker, request).await) }
-        })
+        move |request| session.clone().handle(worker.clone(), request)
     };
-    let mut connection = pin!(
-        http2::Builder::new(LocalExec)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits.http2_streams)
-            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(limits.http2_resets)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(KEEP_ALIVE_EVERY)
-            .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
-            .auto_date_header(false)
-            .enable_connect_protocol()
-            .serve_connection(TokioIo::new(Flood::new(stream)), service)
-    );
-    let mut leaving = pin!(worker.drain.reached(Phase::Leaving));
-    let ended = tokio::select! {
-        biased;
-        ended = &mut connection => ended,
-        () = &mut leaving => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        if error.source().and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(is_abuse) {
+    let leaving = worker.drain.reached(Phase::Leaving);
+    if let Err(error) = server::serve(Flood::new(stream), limits, leaving, respond).await {
+        if is_abuse(&error) {
             worker.recorder.metrics.limit_reached(side, Limit::Resets);
         }
         tracing::debug!(%error, %side, "HTTP/2 connection ended");

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::http2::Tunnel;
+
 /// A connection to a caller, a peer or the application.
 pub(crate) struct Stream {
     /// Read already, not yet given out.
@@ -25,6 +27,7 @@ enum Transport {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Upgraded(Box<TokioIo<Upgraded>>),
+    Tunnel(Box<Tunnel>),
 }
 
 impl Stream {
@@ -42,6 +45,7 @@ impl Stream {
             Transport::Tcp(io) => io.read_buf(&mut self.seen).await,
             Transport::Tls(io) => io.read_buf(&mut self.seen).await,
             Transport::Upgraded(io) => io.read_buf(&mut self.seen).await,
+            Transport::Tunnel(io) => io.read_buf(&mut self.seen).await,
         }
     }
 }
@@ -61,6 +65,12 @@ impl From<TlsStream<TcpStream>> for Stream {
 impl From<Upgraded> for Stream {
     fn from(io: Upgraded) -> Self {
         Self { seen: BytesMut::new(), transport: Transport::Upgraded(Box::new(TokioIo::new(io))) }
+    }
+}
+
+impl From<Tunnel> for Stream {
+    fn from(io: Tunnel) -> Self {
+        Self { seen: BytesMut::new(), transport: Transport::Tunnel(Box::new(io)) }
     }
 }
 
@@ -84,6 +94,7 @@ impl AsyncRead for Stream {
             Transport::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
             Transport::Tls(io) => Pin::new(io).poll_read(cx, buffer),
             Transport::Upgraded(io) => Pin::new(io).poll_read(cx, buffer),
+            Transport::Tunnel(io) => Pin::new(io).poll_read(cx, buffer),
         }
     }
 }
@@ -94,6 +105,7 @@ impl AsyncWrite for Stream {
             Transport::Tcp(io) => Pin::new(io).poll_write(cx, data),
             Transport::Tls(io) => Pin::new(io).poll_write(cx, data),
             Transport::Upgraded(io) => Pin::new(io).poll_write(cx, data),
+            Transport::Tunnel(io) => Pin::new(io).poll_write(cx, data),
         }
     }
 
@@ -106,6 +118,7 @@ impl AsyncWrite for Stream {
             Transport::Tcp(io) => Pin::new(io).poll_write_vectored(cx, data),
             Transport::Tls(io) => Pin::new(io).poll_write_vectored(cx, data),
             Transport::Upgraded(io) => Pin::new(io).poll_write_vectored(cx, data),
+            Transport::Tunnel(io) => Pin::new(io).poll_write_vectored(cx, data),
         }
     }
 
@@ -114,6 +127,7 @@ impl AsyncWrite for Stream {
             Transport::Tcp(io) => io.is_write_vectored(),
             Transport::Tls(io) => io.is_write_vectored(),
             Transport::Upgraded(io) => io.is_write_vectored(),
+            Transport::Tunnel(io) => io.is_write_vectored(),
         }
     }
 
@@ -122,6 +136,7 @@ impl AsyncWrite for Stream {
             Transport::Tcp(io) => Pin::new(io).poll_flush(cx),
             Transport::Tls(io) => Pin::new(io).poll_flush(cx),
             Transport::Upgraded(io) => Pin::new(io).poll_flush(cx),
+            Transport::Tunnel(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -130,6 +145,7 @@ impl AsyncWrite for Stream {
             Transport::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Transport::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Transport::Upgraded(io) => Pin::new(io).poll_shutdown(cx),
+            Transport::Tunnel(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

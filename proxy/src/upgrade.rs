@@ -3,18 +3,70 @@
 //! Once both sides have agreed, the proxy carries bytes and reads none of them.
 
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
-use http::{Method, Response, StatusCode, response};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use http::{Extensions, Method, Response, StatusCode, response};
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::bulkhead::Permit;
 use crate::flight::Hold;
+use crate::http2::Tunnel;
 use crate::session::Session;
 use crate::stream::Stream;
 use crate::tunnel::{self, Carried};
 use crate::worker::Worker;
+
+/// What an exchange may turn into: a byte stream, once both sides have agreed.
+pub(crate) enum Offer {
+    /// The whole connection.
+    Http1(OnUpgrade),
+    /// One stream of it.
+    Http2(oneshot::Receiver<Tunnel>),
+}
+
+/// The way of an offer through a message's extensions, which want to be cloned and sent.
+#[derive(Clone)]
+struct Http2Offer(Arc<Mutex<Option<oneshot::Receiver<Tunnel>>>>);
+
+/// Why the other side did not switch.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotSwitched {
+    /// The connection failed.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// The stream did.
+    #[error("the stream ended before it was switched")]
+    Http2(#[from] oneshot::error::RecvError),
+}
+
+impl Offer {
+    /// Puts the offer of a stream beside a message.
+    pub(crate) fn put(extensions: &mut Extensions, offer: oneshot::Receiver<Tunnel>) {
+        extensions.insert(Http2Offer(Arc::new(Mutex::new(Some(offer)))));
+    }
+
+    /// Takes the offer that came with a message.
+    pub(crate) fn take(extensions: &mut Extensions) -> Option<Self> {
+        if let Some(Http2Offer(offer)) = extensions.remove() {
+            return offer.lock().ok()?.take().map(Self::Http2);
+        }
+        extensions.remove::<OnUpgrade>().map(Self::Http1)
+    }
+
+    /// The byte stream, when the answer that agrees to it has gone.
+    ///
+    /// # Errors
+    /// The connection ended before.
+    pub(crate) async fn accept(self) -> Result<Stream, NotSwitched> {
+        match self {
+            Self::Http1(upgrade) => Ok(upgrade.await?.into()),
+            Self::Http2(tunnel) => Ok(tunnel.await?.into()),
+        }
+    }
+}
 
 /// Whether an answer to `method` agrees to switch.
 pub(crate) fn agreed(method: &Method, status: StatusCode) -> bool {
@@ -26,7 +78,7 @@ pub(crate) fn agreed(method: &Method, status: StatusCode) -> bool {
 pub(crate) fn switch(
     worker: &Rc<Worker>,
     session: &Session,
-    caller: OnUpgrade,
+    caller: Offer,
     mut head: response::Parts,
     hold: Hold,
     permit: Option<Permit>,
@@ -34,7 +86,7 @@ pub(crate) fn switch(
     if let Some(strict) = &session.strict {
         strict.pass_through(); // what follows is no longer HTTP
     }
-    if let Some(upstream) = head.extensions.remove::<OnUpgrade>() {
+    if let Some(upstream) = Offer::take(&mut head.extensions) {
         let idle = worker.config.limits.tcp_idle;
         let began = Instant::now();
         worker.detach(async move {
@@ -44,7 +96,7 @@ pub(crate) fn switch(
                 Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
             };
             let mut carried = Carried::default();
-            let ended = tunnel::carry(Stream::from(caller), Stream::from(upstream), idle, &mut carried).await;
+            let ended = tunnel::carry(caller, upstream, idle, &mut carried).await;
             tracing::debug!(
                 up = carried.up,
                 down = carried.down,
@@ -57,7 +109,7 @@ pub(crate) fn switch(
     Response::from_parts(head, Body::Empty)
 }
 
-async fn both(caller: OnUpgrade, upstream: OnUpgrade) -> hyper::Result<(Upgraded, Upgraded)> {
+async fn both(caller: Offer, upstream: Offer) -> Result<(Stream, Stream), NotSwitched> {
     // The upstream has switched already; the caller does when the answer has been written.
-    tokio::try_join!(caller, upstream)
+    tokio::try_join!(caller.accept(), upstream.accept())
 }

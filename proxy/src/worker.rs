@@ -206,17 +206,3 @@ impl Drop for Place {
         self.0.set(self.0.get() - 1);
     }
 }
-
-/// Runs hyper's own tasks on the worker that serves the connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LocalExec;
-
-impl<F> hyper::rt::Executor<F> for LocalExec
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        spawn_local(future);
-    }
-}
