@@ -75,8 +75,8 @@ Examples:
   callgrind_annotate /tmp/callgrind/caller-http1-1.out | less
   cargo run --release -p outrigger-benches -- instructions --update-baseline   # and say why in the commit")]
 pub struct InstructionsArgs {
-    /// Only cases with this in their name; may be repeated
-    #[arg(long = "case", value_name = "TEXT")]
+    /// Only these, by their whole name or one half of it: caller/http1-1, http1-1, tls; may be repeated
+    #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
     /// Makes what was counted the new baseline
     #[arg(long)]
@@ -128,7 +128,7 @@ pub fn run(args: &InstructionsArgs) -> Result<bool> {
 }
 
 fn measure(args: &InstructionsArgs, callgrind: &Callgrind) -> Result<Vec<Measured>> {
-    let wanted = |case: &str| args.cases.is_empty() || args.cases.iter().any(|part| case.contains(&**part));
+    let wanted = |case: &str| args.cases.is_empty() || args.cases.iter().any(|part| is_part(part, case));
     let programs = match &args.bin_dir {
         Some(directory) => directory.clone(),
         None => std::env::current_exe()?.parent().context("a program is in a directory")?.to_owned(),
@@ -136,9 +136,14 @@ fn measure(args: &InstructionsArgs, callgrind: &Callgrind) -> Result<Vec<Measure
     let mut measured = requests::measure(callgrind, &programs, wanted)?;
     measured.extend(steps::measure(callgrind, &programs, wanted)?);
     if measured.is_empty() {
-        bail!("there is no case with {} in its name", args.cases.join(" or "));
+        bail!("there is no case {}; without --case all are counted, and named", args.cases.join(" or "));
     }
     Ok(measured)
+}
+
+/// Whether it is the whole name, or what is before or behind the slash.
+fn is_part(part: &str, case: &str) -> bool {
+    case == part || case.split('/').any(|half| half == part)
 }
 
 /// To standard error, so that standard output is the result alone.
@@ -149,6 +154,16 @@ fn progress(what: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_case_is_asked_for_by_its_name_or_half_of_it_and_not_by_another_s_beginning() {
+        let asked =
+            |part| ["caller/http1-1", "caller/http1-16", "tls/handshake"].map(|case| is_part(part, case));
+        assert_eq!(asked("http1-1"), [true, false, false]);
+        assert_eq!(asked("caller"), [true, true, false]);
+        assert_eq!(asked("tls/handshake"), [false, false, true]);
+        assert_eq!(asked("http"), [false; 3]);
+    }
 
     #[test]
     fn a_figure_is_the_least_and_its_spread_that_of_all_runs() {
