@@ -58,7 +58,7 @@ impl Application {
     /// # Errors
     /// As [`Application::connect`], and [`Failure::Overloaded`].
     pub(crate) async fn loan(&self) -> Result<Loan, Failure> {
-        self.pool.loan(Self::connect(self.address)).await
+        self.pool.loan(|| Self::connect(self.address)).await
     }
 
     /// A new HTTP/1 connection.
@@ -66,7 +66,7 @@ impl Application {
     /// # Errors
     /// As [`Application::loan`].
     pub(crate) async fn fresh_loan(&self) -> Result<Loan, Failure> {
-        self.pool.fresh_loan(Self::connect(self.address)).await
+        Box::pin(self.pool.fresh_loan(Self::connect(self.address))).await
     }
 
     /// A place on an HTTP/2 connection.
@@ -75,7 +75,10 @@ impl Application {
     /// As [`Application::loan`].
     pub(crate) async fn stake(&self) -> Result<Stake, Failure> {
         let address = self.address;
-        self.pool.stake(|| Self::connect(address)).await
+        match self.pool.ready_stake(Instant::now()) {
+            Some(stake) => Ok(stake),
+            None => Box::pin(self.pool.stake(|| Self::connect(address))).await,
+        }
     }
 
     /// Closes unused connections.

@@ -75,15 +75,16 @@ impl Way<'_> {
         &self,
         pool: &Rc<Pool>,
         request: Request<Body>,
+        now: Instant,
     ) -> Result<Answer, Outcome> {
-        let stake = match pool.ready_stake(Instant::now()) {
-            Some(stake) => stake,
+        let (stake, sent) = match pool.ready_stake(now) {
+            Some(stake) => (stake, now),
             None => {
                 let _waiting = self.upstream.wait().map_err(Outcome::Failed)?;
-                pool.stake(|| self.dial(Transport::Multiplexed)).await.map_err(Outcome::Failed)?
+                let stake = Box::pin(pool.stake(|| self.dial(Transport::Multiplexed)));
+                (stake.await.map_err(Outcome::Failed)?, Instant::now())
             }
         };
-        let sent = Instant::now();
         match stake.client().send(request).await {
             Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
             Err(error) => Err(outcome_of_send(&error)),
@@ -99,15 +100,16 @@ impl Way<'_> {
         pool: &Rc<Pool>,
         request: Request<Body>,
         upgrade: bool,
+        now: Instant,
     ) -> Result<Answer, Outcome> {
+        let dials = upgrade || !pool.keeps_idle();
         let mut loan = {
-            let dials = upgrade || !pool.keeps_idle();
             let _waiting = dials.then(|| self.upstream.wait()).transpose().map_err(Outcome::Failed)?;
-            let dial = self.dial(Transport::Exclusive);
-            let loan = if upgrade { pool.fresh_loan(dial).await } else { pool.loan(dial).await };
+            let dial = || self.dial(Transport::Exclusive);
+            let loan = if upgrade { Box::pin(pool.fresh_loan(dial())).await } else { pool.loan(dial).await };
             loan.map_err(Outcome::Failed)?
         };
-        let sent = Instant::now();
+        let sent = if dials { Instant::now() } else { now };
         match loan.sender().try_send_request(request).await {
             Ok(response) => Ok(Answer::new(response.map(Incoming::from), Hold::Lent { _loan: loan }, sent)),
             Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
@@ -146,8 +148,9 @@ pub(crate) fn multiplexed_request(
     *request.uri_mut() = absolute(authority, head.uri.path_and_query())?;
     *request.headers_mut() = fields;
     request.headers_mut().remove(header::HOST); // the authority says it
-    let spoken = if head.version == Version::HTTP_2 { "h2" } else { "http/1.1" };
-    request.headers_mut().insert(headers::CALLER_PROTOCOL, HeaderValue::from_static(spoken));
+    if head.version != Version::HTTP_2 {
+        request.headers_mut().insert(headers::CALLER_PROTOCOL, HeaderValue::from_static("http/1.1"));
+    }
     if let Some(protocol) = head.extensions.get::<ConnectProtocol>() {
         request.extensions_mut().insert(protocol.clone());
     }

@@ -46,6 +46,8 @@ pub(crate) struct Flight {
     pub(crate) permit: Option<Permit>,
     /// Set when the answer begins, for the connection to know.
     pub(crate) begun: Option<Begun>,
+    /// When the answer ended, if somebody has looked.
+    ended: Option<Instant>,
     _active: ActiveRequest,
 }
 
@@ -61,6 +63,7 @@ impl Flight {
             request_body: None,
             permit: None,
             begun: None,
+            ended: None,
             _active: active,
         }
     }
@@ -92,7 +95,8 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let Some(mut exchange) = self.exchange.take() else { return };
-        exchange.duration = Instant::now().duration_since(exchange.started);
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        exchange.duration = ended.duration_since(exchange.started);
         if let Some(body) = &self.request_body {
             exchange.request_bytes = body.bytes();
         }
@@ -117,6 +121,8 @@ pub(crate) struct Arrival {
     pub(crate) hold: Hold,
     /// The endpoint's account of this attempt (outbound).
     pub(crate) engagement: Option<Engagement>,
+    /// When the head came.
+    pub(crate) at: Instant,
 }
 
 /// The body of an answer, on its way to the caller.
@@ -147,7 +153,7 @@ impl Tracked {
         idle: Duration,
         deadline: Option<Deadline>,
     ) -> Response<Body> {
-        let Arrival { head, there, body, hold, engagement } = arrival;
+        let Arrival { head, there, body, hold, engagement, at } = arrival;
         let outcome = if there.has(Notable::VERDICT) {
             Outcome::answer(head.status, &head.headers)
         } else {
@@ -169,7 +175,7 @@ impl Tracked {
             expected,
             idle,
             deadline,
-            answered: Instant::now(),
+            answered: at,
             timer: None,
             _hold: hold,
         };
@@ -281,6 +287,7 @@ impl Drop for Tracked {
         let now = Instant::now();
         let whole = self.is_whole();
         let answered = self.answered;
+        self.flight.ended = Some(now);
         let exchange = self.flight.exchange();
         exchange.upstream += now.duration_since(answered);
         if let Some(attempt) = exchange.attempts.last_mut() {

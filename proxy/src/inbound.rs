@@ -229,11 +229,7 @@ fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts, ther
     let ratio = worker.config.sampling.unwrap_or(mesh.sampling_ratio);
     let trace = {
         let rng = &mut *worker.rng.borrow_mut();
-        if there.has(Notable::TRACE) {
-            TraceContext::extract(&head.headers, ratio, rng)
-        } else {
-            TraceContext::start(ratio, rng)
-        }
+        TraceContext::extract_from(&head.headers, there, ratio, rng)
     };
     let id = head.headers.entry(headers::REQUEST_ID).or_insert_with(|| trace.trace_id.to_value());
     let mut exchange = Exchange::new(Side::Inbound, trace, Instant::now(), worker.clock.now());
@@ -284,7 +280,7 @@ async fn deliver(
     let started = flight.exchange().started;
     let deadline = Deadline::of(&head.headers, there, None, started).map_err(|_| Failure::BadRequest)?;
     if let Some(deadline) = deadline {
-        deadline.write(&mut head.headers, there, Instant::now())?;
+        deadline.write(&mut head.headers, there, started)?;
     }
     flight.exchange().trace.inject(&mut head.headers, &snapshot.mesh.trace_formats, there);
     let deadline = deadline.map(|deadline| Deadline { at: deadline.at + GRACE, ..deadline });
@@ -315,7 +311,7 @@ async fn deliver(
     if there.has(Notable::HOP_BY_HOP) {
         headers::strip_hop_by_hop(&mut head.headers);
     }
-    let arrival = Arrival { head, there, body, hold, engagement: None };
+    let arrival = Arrival { head, there, body, hold, engagement: None, at: Instant::now() };
     Ok(Delivered::Answer(Box::new(arrival), method, deadline))
 }
 

@@ -22,14 +22,18 @@ impl Notable {
     pub const ERROR: Self = Self(1 << 3);
     /// A name with an underscore.
     pub const UNDERSCORE: Self = Self(1 << 4);
-    /// Any trace context: W3C or B3.
-    pub const TRACE: Self = Self(1 << 5);
+    /// `traceparent` or `tracestate`.
+    pub const W3C: Self = Self(1 << 5);
     /// A time that is left for the answer.
     pub const DEADLINE: Self = Self(1 << 6);
     /// `content-type`.
     pub const CONTENT_TYPE: Self = Self(1 << 7);
     /// `grpc-status` or `retry-after`: what an answer says beside its status.
     pub const VERDICT: Self = Self(1 << 8);
+    /// `b3` or a field of its family.
+    pub const B3: Self = Self(1 << 9);
+    /// Any trace context.
+    pub const TRACE: Self = Self::W3C.or(Self::B3);
 
     /// Looks a head over.
     pub fn of(fields: &HeaderMap) -> Self {
@@ -51,7 +55,7 @@ impl Notable {
 fn group(name: &HeaderName) -> u16 {
     let name = name.as_str().as_bytes();
     let known = match name[0] {
-        b'b' if name == b"b3" => Notable::TRACE,
+        b'b' if name == b"b3" => Notable::B3,
         b'c' => match name {
             b"connection" => Notable::HOP_BY_HOP,
             b"content-type" => Notable::CONTENT_TYPE,
@@ -73,13 +77,13 @@ fn group(name: &HeaderName) -> u16 {
         b'r' if name == b"retry-after" => Notable::VERDICT,
         b't' => match name {
             b"te" | b"transfer-encoding" => Notable::HOP_BY_HOP,
-            b"traceparent" | b"tracestate" => Notable::TRACE,
+            b"traceparent" | b"tracestate" => Notable::W3C,
             _ => Notable(0),
         },
         b'u' if name == b"upgrade" => Notable::UPGRADE.or(Notable::HOP_BY_HOP),
         b'x' => match name {
             b"x-forwarded-client-cert" => Notable::PROXY_ONLY,
-            _ if name.starts_with(b"x-b3-") => Notable::TRACE,
+            _ if name.starts_with(b"x-b3-") => Notable::B3,
             _ => Notable(0),
         },
         _ => Notable(0),
@@ -126,18 +130,10 @@ mod tests {
                 Notable::PROXY_ONLY,
             ),
             (&[headers::ERROR.as_str()], Notable::ERROR),
+            (&["traceparent", "tracestate"], Notable::W3C),
             (
-                &[
-                    "traceparent",
-                    "tracestate",
-                    "b3",
-                    "x-b3-traceid",
-                    "x-b3-spanid",
-                    "x-b3-parentspanid",
-                    "x-b3-sampled",
-                    "x-b3-flags",
-                ],
-                Notable::TRACE,
+                &["b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags"],
+                Notable::B3,
             ),
             (&[DEADLINE_MS.as_str(), GRPC_TIMEOUT.as_str()], Notable::DEADLINE),
             (&["content-type"], Notable::CONTENT_TYPE),

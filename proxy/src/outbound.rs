@@ -146,7 +146,7 @@ pub(crate) async fn lookup(
     if let Some(service) = snapshot.services.get(name).cloned() {
         return Ok((snapshot, service));
     }
-    worker.directory.resolve(name).await.map_err(|unresolved| match unresolved {
+    Box::pin(worker.directory.resolve(name)).await.map_err(|unresolved| match unresolved {
         Unresolved::Missing => Failure::NoRoute,
         Unresolved::Unavailable => Failure::NoEndpoints,
     })?;
@@ -199,11 +199,7 @@ fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts, ther
     let trace = {
         let rng = &mut *worker.rng.borrow_mut();
         let ratio = worker.config.sampling.unwrap_or(snapshot.mesh.sampling_ratio);
-        if there.has(Notable::TRACE) {
-            TraceContext::extract(&head.headers, ratio, rng)
-        } else {
-            TraceContext::start(ratio, rng)
-        }
+        TraceContext::extract_from(&head.headers, there, ratio, rng)
     };
     if there.has(Notable::PROXY_ONLY.or(Notable::ERROR).or(Notable::UNDERSCORE)) {
         headers::strip_untrusted_request(&mut head.headers);
@@ -259,7 +255,7 @@ async fn deliver(
     let deadline =
         Deadline::of(&head.headers, there, plan.request_timeout, started).map_err(|_| Failure::BadRequest)?;
     let backend = snapshot.services.get(&plan.backend).ok_or(Failure::InvalidBackend)?;
-    let upstream = worker.upstream(backend, Instant::now());
+    let upstream = worker.upstream(backend, started);
     flight.permit = Some(upstream.admit()?);
     let caller = Offer::take(&mut head.extensions);
     let switching = asked.is_some() || head.extensions.get::<ConnectProtocol>().is_some();
@@ -321,6 +317,13 @@ fn connect(
     Ok(Response::new(Body::Empty))
 }
 
+/// How one attempt ended, and when.
+struct Tried {
+    result: Result<Arrival, Failure>,
+    outcome: Outcome,
+    at: Instant,
+}
+
 /// How one attempt is sent to the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
@@ -358,14 +361,14 @@ impl Call<'_> {
         flight.request_body = Some(replay.clone());
         let mut attempts = Attempts::new(self.plan.retry.cloned(), RequestFacts::new(&self.head, true));
         let mut tried: SmallVec<[Arc<str>; 4]> = SmallVec::new();
-        self.upstream.deposit(Instant::now());
+        self.upstream.deposit(flight.exchange().started);
         loop {
             if !attempts.may_retry() {
                 replay.settle();
             }
-            let (result, outcome) = self.attempt(flight, &replay, attempts.number(), &mut tried).await?;
+            let Tried { result, outcome, at: now } =
+                self.attempt(flight, &replay, attempts.number(), &mut tried).await?;
             attempts.set_replayable(replay.is_replayable());
-            let now = Instant::now();
             let verdict =
                 self.upstream.after(&mut attempts, &outcome, now, &mut *self.worker.rng.borrow_mut());
             let wait = match verdict {
@@ -400,7 +403,7 @@ impl Call<'_> {
         replay: &Replay,
         number: u32,
         tried: &mut SmallVec<[Arc<str>; 4]>,
-    ) -> Result<(Result<Arrival, Failure>, Outcome), Failure> {
+    ) -> Result<Tried, Failure> {
         let now = Instant::now();
         let limit = Deadline::of_attempt(self.deadline, self.plan.attempt_timeout, now);
         let (mut engagement, trace) = {
@@ -420,7 +423,7 @@ impl Call<'_> {
         };
         let pool = way.pool();
         let shape = self.shape(replay, &pool);
-        let request = self.request(&trace, number, shape, Body::Attempt(replay.attempt()))?;
+        let request = self.request(&trace, number, shape, Body::Attempt(replay.attempt()), now)?;
         flight.exchange().peer = Some(endpoint.identity.clone());
         flight.exchange().mtls = true;
         flight.exchange().attempts.push(exchange::Attempt {
@@ -433,12 +436,12 @@ impl Call<'_> {
             grpc_status: None,
             failure: None,
         });
-        let sent = self.send(&way, &pool, shape, request, limit).await;
+        let sent = self.send(&way, &pool, shape, request, limit, now).await;
         let now = Instant::now();
         let attempt = flight.exchange().attempts.last_mut().expect("pushed above");
         attempt.duration = now.duration_since(attempt.started);
         let elapsed = attempt.duration;
-        let done = match sent {
+        let tried = match sent {
             Ok(Answer { head, there, body, hold, sent, trailing }) => {
                 let outcome = outcome_of_answer(&head, there, trailing);
                 attempt.status = Some(head.status.as_u16());
@@ -446,7 +449,8 @@ impl Call<'_> {
                     attempt.grpc_status = *grpc;
                 }
                 engagement.answered(&outcome, sent, now);
-                (Ok(Arrival { head, there, body, hold, engagement: Some(engagement) }), outcome)
+                let arrival = Arrival { head, there, body, hold, engagement: Some(engagement), at: now };
+                Tried { result: Ok(arrival), outcome, at: now }
             }
             Err(outcome) => {
                 // Where the caller's own body ended in an error, that says nothing of the endpoint.
@@ -455,11 +459,11 @@ impl Call<'_> {
                 let failure = failure_of(&outcome);
                 attempt.failure = Some(failure);
                 engagement.end(&outcome, now);
-                (Err(failure), outcome)
+                Tried { result: Err(failure), outcome, at: now }
             }
         };
         flight.exchange().upstream += elapsed;
-        Ok(done)
+        Ok(tried)
     }
 
     /// How the next attempt is sent.
@@ -484,10 +488,11 @@ impl Call<'_> {
         number: u32,
         shape: Shape,
         body: Body,
+        now: Instant,
     ) -> Result<Request<Body>, Failure> {
         let mut fields = self.head.headers.clone();
         if let Some(deadline) = self.deadline {
-            deadline.write(&mut fields, self.there, Instant::now())?;
+            deadline.write(&mut fields, self.there, now)?;
         }
         trace.inject(&mut fields, &self.snapshot.mesh.trace_formats, self.there);
         fields.insert(headers::ATTEMPT, HeaderValue::from(number));
@@ -517,12 +522,13 @@ impl Call<'_> {
         shape: Shape,
         request: Request<Body>,
         limit: Option<Deadline>,
+        now: Instant,
     ) -> Result<Answer, Outcome> {
         let sending = async {
             let mut answer = match shape {
-                Shape::Multiplexed => way.send_multiplexed(pool, request).await?,
-                Shape::Exclusive => way.send_exclusive(pool, request, false).await?,
-                Shape::Upgrade => return way.send_exclusive(pool, request, true).await,
+                Shape::Multiplexed => way.send_multiplexed(pool, request, now).await?,
+                Shape::Exclusive => way.send_exclusive(pool, request, false, now).await?,
+                Shape::Upgrade => return way.send_exclusive(pool, request, true, now).await,
             };
             if !self.retries_grpc_codes() {
                 return Ok(answer);

@@ -211,10 +211,10 @@ impl Pool {
     ///
     /// # Errors
     /// Those of `dial`.
-    pub(crate) async fn loan(
-        self: &Rc<Self>,
-        dial: impl Future<Output = Result<Stream, Failure>>,
-    ) -> Result<Loan, Failure> {
+    pub(crate) async fn loan<D>(self: &Rc<Self>, dial: impl FnOnce() -> D) -> Result<Loan, Failure>
+    where
+        D: Future<Output = Result<Stream, Failure>>,
+    {
         while let Some(mut idle) = self.take_idle() {
             // The connection's task may not have finished with the request before. Where it does not soon, that
             // request's body is still being sent (its answer came early), and nobody else waits for that: dropped
@@ -223,7 +223,8 @@ impl Pool {
                 return Ok(self.lend(idle.sender, idle.born, true, idle.open.upgrade()));
             }
         }
-        self.fresh_loan(dial).await
+        // Dialing is rare, and its state is large: it must not be a part of every request's.
+        Box::pin(self.fresh_loan(dial())).await
     }
 
     /// A new exclusive connection.
@@ -351,7 +352,7 @@ mod tests {
 
     async fn exchange(pool: &Rc<Pool>, address: std::net::SocketAddr, body: Body) -> bool {
         let dial = async move { Ok(Stream::from(TcpStream::connect(address).await.unwrap())) };
-        let mut loan = pool.loan(dial).await.unwrap();
+        let mut loan = pool.loan(|| dial).await.unwrap();
         let answer = loan.sender().send_request(Request::post("/").body(body).unwrap()).await.unwrap();
         assert_eq!(answer.status(), 200);
         drop(answer);

@@ -84,8 +84,7 @@ struct Incoming {
 }
 
 impl TraceContext {
-    /// Starts a trace, of which `ratio` (0 to 1) are sampled.
-    pub fn start(ratio: f64, rng: &mut impl Rng) -> Self {
+    fn start(ratio: f64, rng: &mut impl Rng) -> Self {
         let trace_id = TraceId::random(rng);
         Self {
             trace_id,
@@ -104,14 +103,22 @@ impl TraceContext {
     /// The caller's sampling decision is kept. Where there is none, `ratio` of the traces (0 to 1) is sampled,
     /// decided by the trace id, so that every proxy with the same ratio decides alike.
     pub fn extract(headers: &HeaderMap, ratio: f64, rng: &mut impl Rng) -> Self {
+        Self::extract_from(headers, Notable::of(headers), ratio, rng)
+    }
+
+    /// The same where it is known what the headers hold.
+    pub(crate) fn extract_from(headers: &HeaderMap, there: Notable, ratio: f64, rng: &mut impl Rng) -> Self {
+        if !there.has(Notable::TRACE) {
+            return Self::start(ratio, rng);
+        }
         let mut seen = Formats::default();
         let mut found = None;
-        for (format, read) in [
-            (TraceFormat::W3c, w3c::read as fn(&HeaderMap) -> Option<Incoming>),
-            (TraceFormat::B3, b3::read_single),
-            (TraceFormat::B3Multi, b3::read_multi),
+        for (format, group, read) in [
+            (TraceFormat::W3c, Notable::W3C, w3c::read as fn(&HeaderMap) -> Option<Incoming>),
+            (TraceFormat::B3, Notable::B3, b3::read_single),
+            (TraceFormat::B3Multi, Notable::B3, b3::read_multi),
         ] {
-            if let Some(incoming) = read(headers) {
+            if let Some(incoming) = there.has(group).then(|| read(headers)).flatten() {
                 seen = seen.with(format);
                 found = found.or(Some(incoming));
             }
@@ -154,7 +161,7 @@ impl TraceContext {
         if write(TraceFormat::W3c) {
             w3c::write(self, headers);
         }
-        if there.has(Notable::TRACE) {
+        if there.has(Notable::W3C) {
             if !write(TraceFormat::W3c) {
                 w3c::remove(headers);
             } else if !self.seen.has(TraceFormat::W3c) {
@@ -162,6 +169,8 @@ impl TraceContext {
             } else {
                 w3c::remove_invalid_state(headers);
             }
+        }
+        if there.has(Notable::B3) {
             b3::remove(headers);
         }
         if write(TraceFormat::B3) {

@@ -1,7 +1,6 @@
 //! One worker's dealings with one service: its endpoints' state, its limits and its connections.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use crate::breaker::Standing;
 use crate::bulkhead::Permit;
 use crate::cluster::{BreakerTransition, Cluster, Pick};
 use crate::failure::{Failure, Side};
+use crate::hash::FastMap;
 use crate::metrics::{Limit, Metrics};
 use crate::pool::{Pool, Settings};
 use crate::retry::{Attempts, Outcome, Verdict};
@@ -24,7 +24,7 @@ pub(crate) struct Upstream {
     pub(crate) cluster: RefCell<Cluster>,
     /// What the cluster was last updated to.
     seen: RefCell<(Arc<Endpoints>, Arc<BackendPolicy>)>,
-    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    pools: RefCell<FastMap<PoolKey, Rc<Pool>>>,
     metrics: Metrics,
 }
 

@@ -23,6 +23,7 @@ use crate::directory::Directory;
 use crate::drain::{Drain, Phase};
 use crate::exchange::Recorder;
 use crate::failure::Side;
+use crate::hash::FastMap;
 use crate::identity::Identities;
 use crate::listener::{self, Accepted};
 use crate::metrics::{ConnectionKind, Limit, Role, Wire};
@@ -47,7 +48,7 @@ pub(crate) struct Worker {
     /// For request bodies that are kept for another attempt.
     pub(crate) room: Rc<Room>,
     pub(crate) applications: HashMap<u16, Rc<Application>>,
-    upstreams: RefCell<HashMap<ServiceName, Rc<Upstream>>>,
+    upstreams: RefCell<FastMap<ServiceName, Rc<Upstream>>>,
     connections: Rc<Cell<usize>>,
     /// Connections and tunnels under way.
     tasks: TaskTracker,
