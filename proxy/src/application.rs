@@ -58,7 +58,7 @@ impl Application {
     /// # Errors
     /// As [`Application::connect`], and [`Failure::Overloaded`].
     pub(crate) async fn loan(&self) -> Result<Loan, Failure> {
-        self.pool.loan(|| Self::connect(self.address)).await
+        self.pool.loan(self.pool.turn(), || Self::connect(self.address)).await
     }
 
     /// A new HTTP/1 connection.
@@ -66,7 +66,7 @@ impl Application {
     /// # Errors
     /// As [`Application::loan`].
     pub(crate) async fn fresh_loan(&self) -> Result<Loan, Failure> {
-        Box::pin(self.pool.fresh_loan(Self::connect(self.address))).await
+        Box::pin(self.pool.fresh_loan(self.pool.turn(), Self::connect(self.address))).await
     }
 
     /// A place on an HTTP/2 connection.

@@ -16,7 +16,7 @@ use crate::http2::client::SendError;
 use crate::incoming::Incoming;
 use crate::notable::Notable;
 use crate::peer::{self, Transport};
-use crate::pool::Pool;
+use crate::pool::{Pool, Turn};
 use crate::read_ahead::ReadAhead;
 use crate::retry::Outcome;
 use crate::snapshot::{BackendPolicy, Endpoint};
@@ -91,7 +91,7 @@ impl Way<'_> {
         }
     }
 
-    /// Sends over an HTTP/1 connection of its own: a new one for an upgrade, which uses it up.
+    /// Sends over an HTTP/1 connection of its own: without a `turn`, a new one, for an upgrade uses it up.
     ///
     /// # Errors
     /// As [`Way::send_multiplexed`].
@@ -99,14 +99,17 @@ impl Way<'_> {
         &self,
         pool: &Rc<Pool>,
         request: Request<Body>,
-        upgrade: bool,
+        turn: Option<Turn>,
         now: Instant,
     ) -> Result<Answer, Outcome> {
-        let dials = upgrade || !pool.keeps_idle();
+        let dials = turn.is_none() || !pool.keeps_idle();
         let mut loan = {
             let _waiting = dials.then(|| self.upstream.wait()).transpose().map_err(Outcome::Failed)?;
             let dial = || self.dial(Transport::Exclusive);
-            let loan = if upgrade { Box::pin(pool.fresh_loan(dial())).await } else { pool.loan(dial).await };
+            let loan = match turn {
+                Some(turn) => pool.loan(turn, dial).await,
+                None => Box::pin(pool.fresh_loan(pool.turn(), dial())).await,
+            };
             loan.map_err(Outcome::Failed)?
         };
         let sent = if dials { Instant::now() } else { now };

@@ -29,7 +29,7 @@ use crate::listener::Accepted;
 use crate::metrics::Wire;
 use crate::notable::Notable;
 use crate::plan::Plan;
-use crate::pool::Pool;
+use crate::pool::{Pool, Turn};
 use crate::replay::Replay;
 use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
 use crate::session::{self, Destination, Session};
@@ -325,12 +325,11 @@ struct Tried {
 }
 
 /// How one attempt is sent to the peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// In HTTP/2, beside others.
     Multiplexed,
     /// In HTTP/1.1, on a connection that is kept for later.
-    Exclusive,
+    Exclusive(Turn),
     /// In HTTP/1.1, on a connection that it may use up.
     Upgrade,
 }
@@ -423,7 +422,7 @@ impl Call<'_> {
         };
         let pool = way.pool();
         let shape = self.shape(replay, &pool);
-        let request = self.request(&trace, number, shape, Body::Attempt(replay.attempt()), now)?;
+        let request = self.request(&trace, number, &shape, Body::Attempt(replay.attempt()), now)?;
         flight.exchange().peer = Some(endpoint.identity.clone());
         flight.exchange().mtls = true;
         flight.exchange().attempts.push(exchange::Attempt {
@@ -478,7 +477,10 @@ impl Call<'_> {
             && self.head.method.is_idempotent()
             && self.head.headers.len() <= FEW_FIELDS
             && replay.is_empty();
-        if simple && pool.is_quiet() { Shape::Exclusive } else { Shape::Multiplexed }
+        match simple.then(|| pool.alone()).flatten() {
+            Some(turn) => Shape::Exclusive(turn),
+            None => Shape::Multiplexed,
+        }
     }
 
     /// The request for one attempt, with what the next hop is told.
@@ -486,7 +488,7 @@ impl Call<'_> {
         &self,
         trace: &TraceContext,
         number: u32,
-        shape: Shape,
+        shape: &Shape,
         body: Body,
         now: Instant,
     ) -> Result<Request<Body>, Failure> {
@@ -496,7 +498,7 @@ impl Call<'_> {
         }
         trace.inject(&mut fields, &self.snapshot.mesh.trace_formats, self.there);
         fields.insert(headers::ATTEMPT, HeaderValue::from(number));
-        if shape == Shape::Multiplexed {
+        if matches!(shape, Shape::Multiplexed) {
             return multiplexed_request(&self.head, &self.authority, fields, body);
         }
         if let Some(protocol) = &self.asked {
@@ -527,8 +529,8 @@ impl Call<'_> {
         let sending = async {
             let mut answer = match shape {
                 Shape::Multiplexed => way.send_multiplexed(pool, request, now).await?,
-                Shape::Exclusive => way.send_exclusive(pool, request, false, now).await?,
-                Shape::Upgrade => return way.send_exclusive(pool, request, true, now).await,
+                Shape::Exclusive(turn) => way.send_exclusive(pool, request, Some(turn), now).await?,
+                Shape::Upgrade => return way.send_exclusive(pool, request, None, now).await,
             };
             if !self.retries_grpc_codes() {
                 return Ok(answer);

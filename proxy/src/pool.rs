@@ -2,8 +2,8 @@
 //!
 //! Which is cheaper depends on how much is under way. A request alone on an HTTP/2 connection pays for header
 //! compression, frames and a task of the connection's own, and has nobody to share the cost of a system call with;
-//! over HTTP/1.1 it costs a third less. With many under way HTTP/2 writes and reads several of them at once, and costs
-//! half as much as HTTP/1.1. [`Pool::is_quiet`] tells which it is.
+//! over HTTP/1.1 it costs a third less. With many under way HTTP/2 writes and reads several of them at once, and is the
+//! cheaper one. [`Pool::alone`] tells which it is.
 //!
 //! A pool belongs to one worker and one address. One dial serves everybody who waits for it. A connection past its
 //! age takes no new requests and ends when its last one does; an unused one is closed by [`Pool::sweep`].
@@ -39,7 +39,8 @@ pub(crate) struct Pool {
     shared: RefCell<Vec<Rc<Multiplexed>>>,
     dialing: RefCell<Option<Dialing>>,
     idle: RefCell<Vec<Idle>>,
-    lent: Cell<usize>,
+    /// Those on loan, and those being dialed for a loan.
+    taken: Rc<Cell<usize>>,
     settings: Settings,
     /// Shared with the pools of the service's other endpoints.
     limit: Bulkhead,
@@ -97,6 +98,22 @@ impl Drop for Stake {
     }
 }
 
+/// The right to a loan, counted while it lasts.
+pub(crate) struct Turn(Rc<Cell<usize>>);
+
+impl Turn {
+    fn take(taken: &Rc<Cell<usize>>) -> Self {
+        taken.set(taken.get() + 1);
+        Self(taken.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// An exclusive connection on loan; it goes back when dropped, if it can be used again.
 pub(crate) struct Loan {
     sender: Option<http1::SendRequest<Body>>,
@@ -105,6 +122,7 @@ pub(crate) struct Loan {
     /// Counts the connection also after an upgrade, when its own task has ended.
     open: Option<Rc<Open>>,
     pool: Weak<Pool>,
+    _turn: Turn,
 }
 
 impl Loan {
@@ -122,7 +140,6 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         let Some(pool) = self.pool.upgrade() else { return };
-        pool.lent.set(pool.lent.get() - 1);
         let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
         let open = self.open.as_ref().map(Rc::downgrade).unwrap_or_default();
         pool.idle.borrow_mut().push(Idle { sender, since: Instant::now(), born: self.born, open });
@@ -136,7 +153,7 @@ impl Pool {
             shared: RefCell::default(),
             dialing: RefCell::default(),
             idle: RefCell::default(),
-            lent: Cell::new(0),
+            taken: Rc::default(),
             settings,
             limit,
             metrics,
@@ -175,11 +192,18 @@ impl Pool {
         Some(Stake(connection.clone()))
     }
 
-    /// Whether so little is under way that another request is cheaper on a connection of its own. Where a shared
-    /// connection is in use, it joins the others; where connections are scarce, it shares.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let shared = self.shared.borrow().iter().any(|connection| connection.under_way.get() > 0);
-        !shared && self.lent.get() < FEW && (self.keeps_idle() || self.limit.is_roomy())
+    /// A turn on an exclusive connection, if so little is under way that another request is cheaper there. Where a
+    /// shared connection is in use, it had better join the others; where connections are scarce, it shares.
+    pub(crate) fn alone(&self) -> Option<Turn> {
+        let shared = self.shared.borrow().iter().any(|connection| connection.under_way.get() > 0)
+            || self.dialing.borrow().is_some();
+        let alone = !shared && self.taken.get() < FEW && (self.keeps_idle() || self.limit.is_roomy());
+        alone.then(|| self.turn())
+    }
+
+    /// A turn on an exclusive connection in any case.
+    pub(crate) fn turn(&self) -> Turn {
+        Turn::take(&self.taken)
     }
 
     /// Whether an exclusive connection is kept for the next loan.
@@ -211,7 +235,11 @@ impl Pool {
     ///
     /// # Errors
     /// Those of `dial`.
-    pub(crate) async fn loan<D>(self: &Rc<Self>, dial: impl FnOnce() -> D) -> Result<Loan, Failure>
+    pub(crate) async fn loan<D>(
+        self: &Rc<Self>,
+        turn: Turn,
+        dial: impl FnOnce() -> D,
+    ) -> Result<Loan, Failure>
     where
         D: Future<Output = Result<Stream, Failure>>,
     {
@@ -220,11 +248,11 @@ impl Pool {
             // request's body is still being sent (its answer came early), and nobody else waits for that: dropped
             // here, the connection ends after it.
             if let Ok(Ok(())) = timeout(TURNAROUND, idle.sender.ready()).await {
-                return Ok(self.lend(idle.sender, idle.born, true, idle.open.upgrade()));
+                return Ok(self.lend(turn, idle.sender, idle.born, idle.open.upgrade(), true));
             }
         }
         // Dialing is rare, and its state is large: it must not be a part of every request's.
-        Box::pin(self.fresh_loan(dial())).await
+        Box::pin(self.fresh_loan(turn, dial())).await
     }
 
     /// A new exclusive connection.
@@ -233,6 +261,7 @@ impl Pool {
     /// Those of `dial`.
     pub(crate) async fn fresh_loan(
         self: &Rc<Self>,
+        turn: Turn,
         dial: impl Future<Output = Result<Stream, Failure>>,
     ) -> Result<Loan, Failure> {
         let open = Rc::new(self.open(Wire::Http1)?);
@@ -248,18 +277,18 @@ impl Pool {
                 tracing::debug!(%error, "exclusive connection ended");
             }
         });
-        Ok(self.lend(sender, Instant::now(), false, Some(open)))
+        Ok(self.lend(turn, sender, Instant::now(), Some(open), false))
     }
 
     fn lend(
         self: &Rc<Self>,
+        turn: Turn,
         sender: http1::SendRequest<Body>,
         born: Instant,
-        reused: bool,
         open: Option<Rc<Open>>,
+        reused: bool,
     ) -> Loan {
-        self.lent.set(self.lent.get() + 1);
-        Loan { sender: Some(sender), born, reused, open, pool: Rc::downgrade(self) }
+        Loan { sender: Some(sender), born, reused, open, pool: Rc::downgrade(self), _turn: turn }
     }
 
     /// Takes a place among the service's connections.
@@ -352,7 +381,7 @@ mod tests {
 
     async fn exchange(pool: &Rc<Pool>, address: std::net::SocketAddr, body: Body) -> bool {
         let dial = async move { Ok(Stream::from(TcpStream::connect(address).await.unwrap())) };
-        let mut loan = pool.loan(|| dial).await.unwrap();
+        let mut loan = pool.loan(pool.turn(), || dial).await.unwrap();
         let answer = loan.sender().send_request(Request::post("/").body(body).unwrap()).await.unwrap();
         assert_eq!(answer.status(), 200);
         drop(answer);

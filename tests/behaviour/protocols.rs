@@ -449,3 +449,43 @@ async fn an_idle_client_connection_stays_open() {
     web.get("http://api/").await;
     assert_eq!(web.connections(), 1);
 }
+
+/// Connections that the caller's proxy has made to others, by what is spoken on them.
+async fn dialed(mesh: &Mesh) -> (f64, f64) {
+    let metrics = mesh.metrics("web").await;
+    let opened = |protocol| {
+        let labels = [("direction", "outbound"), ("role", "dialed"), ("protocol", protocol)];
+        metrics.sum("outrigger_connections_opened_total", &labels)
+    };
+    (opened("http1"), opened("http2"))
+}
+
+#[tokio::test]
+async fn a_request_alone_has_a_connection_of_its_own_and_many_share_one() {
+    const MANY: usize = 40;
+    let meeting = Arc::new(Barrier::new(MANY));
+    let app = answering(move |seen| {
+        let meeting = Arc::clone(&meeting);
+        async move {
+            if seen.uri.path() == "/meet" {
+                meeting.wait().await;
+            }
+            Reply::status(200)
+        }
+    });
+    let mesh = Mesh::builder().service("api", app).client("web").start().await;
+    let web = mesh.client("web");
+    for _ in 0..10 {
+        assert_eq!(web.get("http://api/").await.status, 200);
+    }
+    assert_eq!(dialed(&mesh).await, (1.0, 0.0));
+    assert_eq!(web.post("http://api/", full("x")).await.status, 200);
+    assert_eq!(dialed(&mesh).await, (1.0, 1.0), "what may not be sent twice shares");
+    let answers = join_all((0..MANY).map(|_| {
+        let web = web.clone();
+        async move { web.get("http://api/meet").await.status }
+    }));
+    assert!(answers.await.into_iter().all(|status| status == 200));
+    let (own, shared) = dialed(&mesh).await;
+    assert!(own <= 4.0 && shared == 1.0, "{MANY} at once took {own} of their own and {shared} shared");
+}
