@@ -39,6 +39,7 @@ use crate::stream::Stream;
 use crate::trace::TraceContext;
 use crate::tunnel::{self, Carried};
 use crate::upgrade::Offer;
+use crate::wide::Wide;
 use crate::worker::Worker;
 use crate::{destination, headers, upgrade};
 
@@ -70,7 +71,7 @@ struct Caller {
 
 async fn serve_tls(worker: Rc<Worker>, client: SocketAddr, io: TcpStream) {
     let Some(material) = worker.identities.current() else { return };
-    let handshake = TlsAcceptor::from(material.server.clone()).accept(io);
+    let handshake = TlsAcceptor::from(material.server.clone()).accept(Wide::from(io));
     let stream = match timeout(worker.config.limits.handshake_timeout, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

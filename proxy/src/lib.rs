@@ -84,6 +84,7 @@ pub mod trace;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod wide;
 mod worker;
 
 pub use args::ProxyArgs;

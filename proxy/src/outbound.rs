@@ -421,7 +421,7 @@ impl Call<'_> {
             policy: &self.backend.policy,
         };
         let pool = way.pool();
-        let shape = self.shape(replay, &pool);
+        let shape = self.shape(replay, &pool, now);
         let request = self.request(&trace, number, &shape, Body::Attempt(replay.attempt()), now)?;
         flight.exchange().peer = Some(endpoint.identity.clone());
         flight.exchange().mtls = true;
@@ -469,7 +469,7 @@ impl Call<'_> {
     ///
     /// Only what may be sent twice goes over a connection that the peer might be closing at this moment (RFC 9112
     /// section 9.3.1), and only what HTTP/1.1 says as well as HTTP/2 does.
-    fn shape(&self, replay: &Replay, pool: &Pool) -> Shape {
+    fn shape(&self, replay: &Replay, pool: &Pool, now: Instant) -> Shape {
         if self.asked.is_some() {
             return Shape::Upgrade;
         }
@@ -477,7 +477,7 @@ impl Call<'_> {
             && self.head.method.is_idempotent()
             && self.head.headers.len() <= FEW_FIELDS
             && replay.is_empty();
-        match simple.then(|| pool.alone()).flatten() {
+        match simple.then(|| pool.alone(now)).flatten() {
             Some(turn) => Shape::Exclusive(turn),
             None => Shape::Multiplexed,
         }

@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::peer_name;
 use crate::snapshot::{BackendPolicy, Endpoint};
 use crate::stream::Stream;
+use crate::wide::Wide;
 
 /// What the two proxies speak inside TLS, agreed by ALPN (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,7 +47,7 @@ pub(crate) async fn dial(
         Transport::Opaque => &material.client_tcp,
     };
     let name = peer_name::server_name(service, port);
-    let handshake = TlsConnector::from(config.clone()).connect(name, io);
+    let handshake = TlsConnector::from(config.clone()).connect(name, Wide::from(io));
     let stream = match timeout(policy.tls_timeout, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(handshake_failure(&error, endpoint)),

@@ -31,6 +31,8 @@ use crate::stream::Stream;
 const STREAMS: usize = 200;
 /// So many requests at once are cheaper on connections of their own than on a shared one.
 const FEW: usize = 4;
+/// Where there were more, there will soon be more again: it must have been quiet for so long.
+const CALM: Duration = Duration::from_millis(50);
 /// How long an exclusive connection may take to be ready again after its last answer.
 const TURNAROUND: Duration = Duration::from_millis(2);
 
@@ -41,6 +43,8 @@ pub(crate) struct Pool {
     idle: RefCell<Vec<Idle>>,
     /// Those on loan, and those being dialed for a loan.
     taken: Rc<Cell<usize>>,
+    /// When more than a few were last under way at once.
+    crowded: Cell<Option<Instant>>,
     settings: Settings,
     /// Shared with the pools of the service's other endpoints.
     limit: Bulkhead,
@@ -154,6 +158,7 @@ impl Pool {
             dialing: RefCell::default(),
             idle: RefCell::default(),
             taken: Rc::default(),
+            crowded: Cell::new(None),
             settings,
             limit,
             metrics,
@@ -194,11 +199,15 @@ impl Pool {
 
     /// A turn on an exclusive connection, if so little is under way that another request is cheaper there. Where a
     /// shared connection is in use, it had better join the others; where connections are scarce, it shares.
-    pub(crate) fn alone(&self) -> Option<Turn> {
-        let shared = self.shared.borrow().iter().any(|connection| connection.under_way.get() > 0)
-            || self.dialing.borrow().is_some();
-        let alone = !shared && self.taken.get() < FEW && (self.keeps_idle() || self.limit.is_roomy());
-        alone.then(|| self.turn())
+    pub(crate) fn alone(&self, now: Instant) -> Option<Turn> {
+        let shared: usize = self.shared.borrow().iter().map(|connection| connection.under_way.get()).sum();
+        if shared + self.taken.get() >= FEW {
+            self.crowded.set(Some(now));
+            return None;
+        }
+        let crowded = self.crowded.get().is_some_and(|at| now.duration_since(at) < CALM);
+        let joins = crowded || shared > 0 || self.dialing.borrow().is_some();
+        (!joins && (self.keeps_idle() || self.limit.is_roomy())).then(|| self.turn())
     }
 
     /// A turn on an exclusive connection in any case.

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::http2::Tunnel;
+use crate::wide::Wide;
 
 /// A connection to a caller, a peer or the application.
 pub(crate) struct Stream {
@@ -25,7 +26,7 @@ pub(crate) struct Stream {
 
 enum Transport {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Wide>>),
     Upgraded(Box<TokioIo<Upgraded>>),
     Tunnel(Box<Tunnel>),
 }
@@ -56,8 +57,8 @@ impl From<TcpStream> for Stream {
     }
 }
 
-impl From<TlsStream<TcpStream>> for Stream {
-    fn from(io: TlsStream<TcpStream>) -> Self {
+impl From<TlsStream<Wide>> for Stream {
+    fn from(io: TlsStream<Wide>) -> Self {
         Self { seen: BytesMut::new(), transport: Transport::Tls(Box::new(io)) }
     }
 }
