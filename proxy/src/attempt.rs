@@ -85,7 +85,7 @@ impl Way<'_> {
                 (stake.await.map_err(Outcome::Failed)?, Instant::now())
             }
         };
-        match stake.client().send(request).await {
+        match stake.client().send(request, || stake.clone()).await {
             Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
             Err(error) => Err(outcome_of_send(&error)),
         }

@@ -45,6 +45,13 @@ pub(crate) enum BodyError {
     TimedOut,
 }
 
+impl Body {
+    /// Another attempt has taken over: this one's stream is of no use any more.
+    pub(crate) fn is_superseded(&self) -> bool {
+        matches!(self, Self::Attempt(attempt) if attempt.is_superseded())
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;

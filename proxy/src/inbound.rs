@@ -381,7 +381,7 @@ impl Call<'_> {
             let mut request = multiplexed_request(&head, &authority, fields, Body::Once(body))?;
             request.headers_mut().remove(headers::CALLER_PROTOCOL);
             let sent = Instant::now();
-            return match stake.client().send(request).await {
+            return match stake.client().send(request, || stake.clone()).await {
                 Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
                 Err(error) => Err(failure_of(&outcome_of_send(&error))),
             };

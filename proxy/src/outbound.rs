@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use h2::ext::Protocol as ConnectProtocol;
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Response, Version, header, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use outrigger_api::ServiceName;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -282,6 +282,10 @@ async fn deliver(
         let permit = flight.permit.take();
         return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, permit)));
     }
+    if arrival.head.status == StatusCode::SWITCHING_PROTOCOLS {
+        give_up(Ok(arrival), &Outcome::Failed(Failure::UpstreamProtocol), Instant::now());
+        return Err(Failure::UpstreamProtocol); // nobody asked for it
+    }
     if arrival.there.has(Notable::HOP_BY_HOP) {
         headers::strip_hop_by_hop(&mut arrival.head.headers);
     }
@@ -321,6 +325,8 @@ fn connect(
 struct Tried {
     result: Result<Arrival, Failure>,
     outcome: Outcome,
+    /// Over a connection of its own.
+    was_alone: bool,
     at: Instant,
 }
 
@@ -358,6 +364,7 @@ impl Call<'_> {
     async fn attempts(&self, flight: &mut Flight, body: Incoming) -> Result<Arrival, Failure> {
         let replay = Replay::new(body, self.worker.room.clone());
         flight.request_body = Some(replay.clone());
+        let mut alone = true;
         let mut attempts = Attempts::new(self.plan.retry.cloned(), RequestFacts::new(&self.head, true));
         let mut tried: SmallVec<[Arc<str>; 4]> = SmallVec::new();
         self.upstream.deposit(flight.exchange().started);
@@ -365,8 +372,15 @@ impl Call<'_> {
             if !attempts.may_retry() {
                 replay.settle();
             }
-            let Tried { result, outcome, at: now } =
-                self.attempt(flight, &replay, attempts.number(), &mut tried).await?;
+            let Tried { result, outcome, was_alone, at: now } =
+                self.attempt(flight, &replay, attempts.number(), alone, &mut tried).await?;
+            if was_alone && matches!(outcome, Outcome::StaleConnection | Outcome::NotProcessed) {
+                // The kept connection was just being closed. On a shared one the peer would have said so in time;
+                // that this one did not is no reason to spend a retry.
+                alone = false;
+                tried.pop();
+                continue;
+            }
             attempts.set_replayable(replay.is_replayable());
             let verdict =
                 self.upstream.after(&mut attempts, &outcome, now, &mut *self.worker.rng.borrow_mut());
@@ -401,6 +415,7 @@ impl Call<'_> {
         flight: &mut Flight,
         replay: &Replay,
         number: u32,
+        may_be_alone: bool,
         tried: &mut SmallVec<[Arc<str>; 4]>,
     ) -> Result<Tried, Failure> {
         let now = Instant::now();
@@ -421,7 +436,8 @@ impl Call<'_> {
             policy: &self.backend.policy,
         };
         let pool = way.pool();
-        let shape = self.shape(replay, &pool, now);
+        let shape = self.shape(replay, &pool, may_be_alone, now);
+        let was_alone = matches!(shape, Shape::Exclusive(_));
         let request = self.request(&trace, number, &shape, Body::Attempt(replay.attempt()), now)?;
         flight.exchange().peer = Some(endpoint.identity.clone());
         flight.exchange().mtls = true;
@@ -449,7 +465,7 @@ impl Call<'_> {
                 }
                 engagement.answered(&outcome, sent, now);
                 let arrival = Arrival { head, there, body, hold, engagement: Some(engagement), at: now };
-                Tried { result: Ok(arrival), outcome, at: now }
+                Tried { result: Ok(arrival), outcome, was_alone, at: now }
             }
             Err(outcome) => {
                 // Where the caller's own body ended in an error, that says nothing of the endpoint.
@@ -458,7 +474,7 @@ impl Call<'_> {
                 let failure = failure_of(&outcome);
                 attempt.failure = Some(failure);
                 engagement.end(&outcome, now);
-                Tried { result: Err(failure), outcome, at: now }
+                Tried { result: Err(failure), outcome, was_alone, at: now }
             }
         };
         flight.exchange().upstream += elapsed;
@@ -469,11 +485,12 @@ impl Call<'_> {
     ///
     /// Only what may be sent twice goes over a connection that the peer might be closing at this moment (RFC 9112
     /// section 9.3.1), and only what HTTP/1.1 says as well as HTTP/2 does.
-    fn shape(&self, replay: &Replay, pool: &Pool, now: Instant) -> Shape {
+    fn shape(&self, replay: &Replay, pool: &Pool, may_be_alone: bool, now: Instant) -> Shape {
         if self.asked.is_some() {
             return Shape::Upgrade;
         }
-        let simple = self.head.version < Version::HTTP_2
+        let simple = may_be_alone
+            && self.head.version < Version::HTTP_2
             && self.head.method.is_idempotent()
             && self.head.headers.len() <= FEW_FIELDS
             && replay.is_empty();

@@ -96,6 +96,14 @@ impl Stake {
     }
 }
 
+/// Another place on the same connection, for what goes on after the answer.
+impl Clone for Stake {
+    fn clone(&self) -> Self {
+        self.0.under_way.set(self.0.under_way.get() + 1);
+        Self(self.0.clone())
+    }
+}
+
 impl Drop for Stake {
     fn drop(&mut self) {
         self.0.under_way.set(self.0.under_way.get() - 1);

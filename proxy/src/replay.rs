@@ -199,6 +199,11 @@ impl Attempt {
         self.0.as_mut().map_or(Poll::Ready(None), |reader| reader.poll_frame(cx))
     }
 
+    /// A later attempt has the body.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.0.as_ref().is_some_and(|reader| reader.shared.borrow().attempt != reader.number)
+    }
+
     pub(crate) fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(Reader::is_end_stream)
     }

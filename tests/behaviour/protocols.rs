@@ -489,3 +489,49 @@ async fn a_request_alone_has_a_connection_of_its_own_and_many_share_one() {
     let (own, shared) = dialed(&mesh).await;
     assert!(own <= 4.0 && shared == 1.0, "{MANY} at once took {own} of their own and {shared} shared");
 }
+
+#[tokio::test]
+async fn a_body_that_was_cut_off_is_not_passed_on_as_a_whole_one() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let app = streaming(move |request, _call| {
+        let tell = tell.clone();
+        async move {
+            let mut body = request.into_body();
+            loop {
+                let frame = body.frame().await.map(|frame| frame.is_ok());
+                let _ = tell.send(frame);
+                if frame != Some(true) {
+                    return Ok(Response::new(empty()));
+                }
+            }
+        }
+    });
+    let mesh = Mesh::builder().service("api", app).client("web").start().await;
+    let io = TcpStream::connect(mesh.client("web").proxy()).await.unwrap();
+    let (client, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let upload = http::Request::post("http://api/").body(()).unwrap();
+    let (_answer, mut stream) = client.ready().await.unwrap().send_request(upload, false).unwrap();
+    stream.send_data(Bytes::from_static(b"the first half"), false).unwrap();
+    assert_eq!(soon("the first half", told.recv()).await, Some(Some(true)));
+    stream.send_reset(h2::Reason::NO_ERROR);
+    assert_eq!(soon("its end", told.recv()).await, Some(Some(false)), "cut off, and not ended");
+}
+
+#[tokio::test]
+async fn a_post_without_a_body_says_so_to_the_application() {
+    let mesh = echoing().await;
+    let post = "POST / HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n";
+    let answer = exchange(mesh.client("web").proxy(), post.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(mesh.instance("api", 0).record().seen()[0].header("content-length"), "0");
+}
+
+#[tokio::test]
+async fn fields_of_the_connection_among_the_trailers_stay_behind_and_hold_nothing_up() {
+    let mesh = echoing().await;
+    let post = "POST / HTTP/1.1\r\nHost: api\r\nTE: trailers\r\nTrailer: keep-alive\r\nConnection: close, te\r\n\
+                Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nkeep-alive: x\r\n\r\n";
+    let answer = soon("an answer", exchange(mesh.client("web").proxy(), post.as_bytes())).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::task::noop_waker_ref;
 use h2::client::{Builder, Connection, SendRequest};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, header};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
@@ -101,16 +101,26 @@ impl Client {
         self.state.streams.get()
     }
 
-    /// Sends a request and waits for the head of its answer. What is left of the request's body by then goes on in a task
-    /// of its own. Dropping the future, or the body of the answer, resets the stream.
+    /// Sends a request and waits for the head of its answer. Dropping the future resets the stream. What is left of the
+    /// request's body when the answer begins goes on in a task of its own, which keeps what `place` makes.
     ///
     /// # Errors
     /// There is no answer.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
+    pub(crate) async fn send<P: 'static>(
+        &self,
+        request: Request<Body>,
+        place: impl FnOnce() -> P,
+    ) -> Result<Response<Incoming>, SendError> {
         let mut sender = self.sender.clone();
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let connects = head.method == Method::CONNECT;
         let bodiless = !connects && http_body::Body::is_end_stream(&body);
+        if !connects
+            && (!bodiless || matches!(head.method, Method::POST | Method::PUT | Method::PATCH))
+            && let Some(length) = http_body::Body::size_hint(&body).exact()
+        {
+            head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+        }
         let sent = sender.send_request(Request::from_parts(head, ()), bodiless);
         let (answer, stream) = sent.map_err(|error| {
             if error.is_go_away() || error.is_io() {
@@ -140,7 +150,11 @@ impl Client {
         });
         let response = response.await.map_err(SendError::Lost)?;
         if let Some(pipe) = pipe {
-            spawn_local(pipe);
+            let place = place();
+            spawn_local(async move {
+                pipe.await;
+                drop(place);
+            });
         }
         let (head, stream) = response.into_parts();
         let body = Incoming::Http2(Received::new(stream, &head.headers));

@@ -7,9 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
+use http::header;
 use http_body::Body as _;
 
 use crate::body::Body;
+use crate::headers;
+use crate::notable::Notable;
 
 /// Sends a body as fast as the peer takes it, one frame at a time. Ends when all has been sent, or when it is of no
 /// use to send more; where the body fails, the stream is reset.
@@ -48,6 +51,10 @@ impl Pipe {
 
     fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         loop {
+            if self.body.is_superseded() {
+                self.stream.send_reset(Reason::CANCEL);
+                return Poll::Ready(Ok(()));
+            }
             ready!(self.poll_waiting(cx))?;
             if self.ended || self.stream.poll_reset(cx)?.is_ready() {
                 return Poll::Ready(Ok(())); // all is sent, or the peer wants no more
@@ -56,7 +63,11 @@ impl Pipe {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.waiting = data,
                     Err(frame) => {
-                        if let Ok(trailers) = frame.into_trailers() {
+                        if let Ok(mut trailers) = frame.into_trailers() {
+                            if Notable::of(&trailers).has(Notable::HOP_BY_HOP) {
+                                headers::strip_hop_by_hop(&mut trailers);
+                                trailers.remove(header::TE);
+                            }
                             self.stream.reserve_capacity(0);
                             return Poll::Ready(self.stream.send_trailers(trailers));
                         }
@@ -75,12 +86,12 @@ impl Pipe {
 impl Future for Pipe {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.get_mut().poll_all(cx).map(|sent| {
-            if let Err(error) = sent {
-                tracing::debug!(%error, "a body could not be sent to its end");
-            }
-        })
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Err(error) = ready!(self.poll_all(cx)) {
+            tracing::debug!(%error, "a body could not be sent to its end");
+            self.stream.send_reset(Reason::INTERNAL_ERROR); // the peer must not wait for the rest
+        }
+        Poll::Ready(())
     }
 }
 
@@ -88,7 +99,9 @@ impl Future for Pipe {
 fn reason_of(error: &(dyn Error + 'static)) -> Reason {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(reason) = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason) {
+        if let Some(reason) = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason)
+            && reason != Reason::NO_ERROR
+        {
             return reason;
         }
         cause = error.source();

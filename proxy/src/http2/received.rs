@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 
@@ -21,6 +21,7 @@ impl Received {
     pub(crate) fn new(stream: RecvStream, fields: &HeaderMap) -> Self {
         let length = fields.get(header::CONTENT_LENGTH);
         let left = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        let left = left.or_else(|| stream.is_end_stream().then_some(0));
         Self { stream, data_done: false, left }
     }
 
@@ -36,16 +37,15 @@ impl Received {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => {
+                    // Whatever the reason: where the peer had ended the stream before, the library says so instead.
                     self.data_done = true;
-                    return Poll::Ready(unless_it_has_ended_well(error));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 None => self.data_done = true,
             }
         }
-        match ready!(self.stream.poll_trailers(cx)) {
-            Ok(trailers) => Poll::Ready(trailers.map(|fields| Ok(Frame::trailers(fields)))),
-            Err(error) => Poll::Ready(unless_it_has_ended_well(error)),
-        }
+        let trailers = ready!(self.stream.poll_trailers(cx));
+        Poll::Ready(trailers.map(|fields| fields.map(Frame::trailers)).transpose())
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
@@ -60,9 +60,4 @@ impl Received {
     pub(super) fn into_stream(self) -> RecvStream {
         self.stream
     }
-}
-
-/// A reset without an error says that the rest is not wanted (RFC 9113 section 8.1): the body ends there.
-fn unless_it_has_ended_well<T>(error: h2::Error) -> Option<Result<T, h2::Error>> {
-    (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
 }

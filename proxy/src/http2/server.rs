@@ -7,14 +7,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
-use h2::{Reason, RecvStream};
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 use super::pulse::Pulse;
 use super::{CONNECTION_WINDOW, Pipe, Received, SEND_BUFFER, STREAM_WINDOW, Tunnel};
@@ -28,6 +29,10 @@ use crate::upgrade::Offer;
 /// PING towards silent callers, so that connections of dead hosts end.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a caller may take to begin, and how long once the proxy leaves: what was accepted may be on its way already.
+const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What one connection may do.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +58,8 @@ where
     F: Future<Output = Response<Body>> + 'static,
 {
     let mut leaving = pin!(leaving);
-    let handshake = Builder::new()
+    let mut builder = Builder::new();
+    let handshake = builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(limits.streams)
@@ -62,15 +68,24 @@ where
         .max_send_buffer_size(SEND_BUFFER)
         .enable_connect_protocol()
         .handshake::<_, Bytes>(io);
-    let mut connection = select! {
+    let mut handshake = pin!(handshake);
+    let mut leaves = false;
+    let connection = select! {
         biased;
-        connection = handshake => connection?,
-        () = &mut leaving => return Ok(()), // nothing has been asked yet
+        connection = timeout(PREFACE_PATIENCE, &mut handshake) => connection,
+        () = &mut leaving => {
+            leaves = true;
+            timeout(LAST_CALL, &mut handshake).await
+        }
     };
+    let Ok(connection) = connection else { return Ok(()) };
+    let mut connection = connection?;
+    if leaves {
+        connection.graceful_shutdown();
+    }
     let pings = connection.ping_pong().expect("asked for once");
     let mut pulse = Pulse::new(pings, KEEP_ALIVE_EVERY, KEEP_ALIVE_PATIENCE);
     let respond = Rc::new(respond);
-    let mut leaves = false;
     loop {
         let accepted = poll_fn(|cx| {
             if !leaves && leaving.as_mut().poll(cx).is_ready() {
@@ -78,7 +93,7 @@ where
                 connection.graceful_shutdown();
             }
             if pulse.poll(cx).is_ready() {
-                connection.abrupt_shutdown(Reason::NO_ERROR);
+                return Poll::Ready(None); // nobody is there to be told
             }
             connection.poll_accept(cx)
         });
@@ -133,8 +148,10 @@ async fn send(
     let (mut head, body) = response.into_parts();
     if Notable::of(&head.headers).has(Notable::HOP_BY_HOP) {
         headers::strip_hop_by_hop(&mut head.headers); // HTTP/2 has none (RFC 9113 section 8.2.2)
+        head.headers.remove(header::TE);
     }
     if let Some((give, received)) = tunnel.filter(|_| head.status.is_success()) {
+        head.headers.remove(header::CONTENT_LENGTH); // what follows is no body (RFC 9110 section 9.3.6)
         let stream = reply.send_response(Response::from_parts(head, ()), false)?;
         let _ = give.send(Tunnel::new(stream, received.into_stream())); // it may not be wanted any more
         return Ok(());
