@@ -492,14 +492,14 @@ async fn a_request_alone_has_a_connection_of_its_own_and_many_share_one() {
 
 #[tokio::test]
 async fn a_body_that_was_cut_off_is_not_passed_on_as_a_whole_one() {
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, mut told) = tokio::sync::mpsc::channel(8);
     let app = streaming(move |request, _call| {
         let tell = tell.clone();
         async move {
             let mut body = request.into_body();
             loop {
                 let frame = body.frame().await.map(|frame| frame.is_ok());
-                let _ = tell.send(frame);
+                let _ = tell.send(frame).await;
                 if frame != Some(true) {
                     return Ok(Response::new(empty()));
                 }
