@@ -7,7 +7,7 @@
 //! cargo run --release -p outrigger-benches -- instructions   count instructions, beside the baseline
 //! ```
 //!
-//! The steps are functions of the proxy's own crate with inputs of a usual size; [`step`] lists them. A step is what
+//! The steps are functions of the proxy's own crate with inputs of a usual size; [`mod@step`] lists them. A step is what
 //! one request does once, so its time adds up with those of others to a part of what the whole request costs in the
 //! proxy; what is left is system calls, the HTTP library and the runtime. The times are those of a quiet
 //! machine with everything in its caches: good for comparing two versions of one step, and nothing else.
