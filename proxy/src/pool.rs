@@ -2,7 +2,7 @@
 //!
 //! Which is cheaper depends on how much is under way. A request alone on an HTTP/2 connection pays for header
 //! compression, frames and a task of the connection's own, and has nobody to share the cost of a system call with;
-//! over HTTP/1.1 it costs a third less. With many under way HTTP/2 writes and reads several of them at once, and is the
+//! over HTTP/1.1 it costs a quarter less. With many under way HTTP/2 writes and reads several of them at once, and is the
 //! cheaper one. [`Pool::alone`] tells which it is.
 //!
 //! A pool belongs to one worker and one address. One dial serves everybody who waits for it. A connection past its
