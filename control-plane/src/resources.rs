@@ -9,8 +9,14 @@
 //! add a kind: a variant in [`Kind`] and [`Resource`], a row in the table of `kind.rs`, an `impl Document` beside
 //! the type, and a map in [`Documents`].
 
+mod access_policy;
+mod backend_tls_policy;
+mod backend_traffic_policy;
 mod documents;
 mod duration;
+mod fault_injection;
+mod gateway;
+mod grpc_route;
 mod http_route;
 mod kind;
 mod locate;
@@ -18,9 +24,12 @@ mod mesh_config;
 mod metadata;
 mod parse;
 mod problem;
+mod rate_limit_policy;
+mod reference_grant;
 mod schema;
 mod service;
 mod service_policy;
+mod tcp_route;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -33,11 +42,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use documents::Documents;
+pub use access_policy::{AccessPolicy, AccessPolicySpec};
+pub use documents::{ByName, Documents};
 pub use duration::{Period, PeriodError};
-/// The Gateway API's types for HTTPRoute, as generated from its CRD.
-pub use gateway_api::experimental::httproutes;
+pub use fault_injection::{FaultInjection, FaultInjectionSpec};
+pub use gateway_api::backendtlspolicies::BackendTlsPolicy;
+pub use gateway_api::experimental::gateways::Gateway;
+pub use gateway_api::experimental::grpcroutes::GrpcRoute;
 pub use gateway_api::experimental::httproutes::HttpRoute;
+pub use gateway_api::experimental::referencegrants::ReferenceGrant;
+pub use gateway_api::experimental::tcproutes::TcpRoute;
+pub use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
+/// The Gateway API's types, as generated from its CRDs.
+pub use gateway_api::experimental::{grpcroutes, httproutes, tcproutes};
 pub use k8s_openapi::api::core::v1::Service;
 pub use kind::{Kind, Scope, UnknownKind};
 pub use mesh_config::{
@@ -45,6 +62,7 @@ pub use mesh_config::{
 };
 pub use parse::{Format, Parsed, ParsedDocument, Rejected, parse, parse_in};
 pub use problem::{DocumentProblem, Problem};
+pub use rate_limit_policy::{RateLimitPolicy, RateLimitPolicySpec};
 pub use service_policy::{
     CircuitBreaker, Connection, Limits, LoadBalancer, LoadBalancerType, RequestDefaults, Retry, RetryBudget,
     ServicePolicy, ServicePolicySpec, TargetRef, Timeouts,
@@ -57,17 +75,78 @@ pub(crate) use schema::of as schema_of;
 /// The namespace of a document that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// A document of one of the known kinds: shape checked, defaults filled in, valid.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Resource {
+/// Makes [`Resource`] of one line a kind.
+macro_rules! resources {
+    ($($(#[doc = $doc:literal])+ $kind:ident($document:ident),)+) => {
+        /// A document of one of the known kinds: shape checked, defaults filled in, valid.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Resource {
+            $($(#[doc = $doc])+ $kind(Arc<$document>),)+
+        }
+
+        impl Resource {
+            /// The kind of the document.
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Self::$kind(_) => Kind::$kind,)+
+                }
+            }
+
+            /// The document's metadata.
+            pub fn metadata(&self) -> &ObjectMeta {
+                match self {
+                    $(Self::$kind(document) => &document.metadata,)+
+                }
+            }
+
+            /// The same document with other metadata.
+            pub(crate) fn with_metadata(&self, metadata: ObjectMeta) -> Self {
+                fn replaced<D: Document>(document: &D, metadata: ObjectMeta) -> Resource {
+                    let mut document = document.clone();
+                    *document.metadata_mut() = metadata;
+                    document.wrap()
+                }
+                match self {
+                    $(Self::$kind(document) => replaced(document.as_ref(), metadata),)+
+                }
+            }
+
+            fn document_value(&self) -> serde_json::Result<Value> {
+                match self {
+                    $(Self::$kind(document) => serde_json::to_value(document.as_ref()),)+
+                }
+            }
+        }
+    };
+}
+
+resources! {
     /// core/v1 Service.
-    Service(Arc<Service>),
+    Service(Service),
     /// gateway.networking.k8s.io/v1 HTTPRoute.
-    HttpRoute(Arc<HttpRoute>),
+    HttpRoute(HttpRoute),
+    /// gateway.networking.k8s.io/v1 GRPCRoute.
+    GrpcRoute(GrpcRoute),
+    /// gateway.networking.k8s.io/v1 TCPRoute.
+    TcpRoute(TcpRoute),
+    /// gateway.networking.k8s.io/v1 ReferenceGrant.
+    ReferenceGrant(ReferenceGrant),
+    /// gateway.networking.k8s.io/v1 Gateway.
+    Gateway(Gateway),
+    /// gateway.networking.k8s.io/v1 BackendTLSPolicy.
+    BackendTlsPolicy(BackendTlsPolicy),
+    /// gateway.networking.x-k8s.io/v1alpha1 XBackendTrafficPolicy.
+    BackendTrafficPolicy(XBackendTrafficPolicy),
     /// outrigger.dev/v1alpha1 ServicePolicy.
-    ServicePolicy(Arc<ServicePolicy>),
+    ServicePolicy(ServicePolicy),
+    /// outrigger.dev/v1alpha1 AccessPolicy.
+    AccessPolicy(AccessPolicy),
+    /// outrigger.dev/v1alpha1 RateLimitPolicy.
+    RateLimitPolicy(RateLimitPolicy),
+    /// outrigger.dev/v1alpha1 FaultInjection.
+    FaultInjection(FaultInjection),
     /// outrigger.dev/v1alpha1 MeshConfig.
-    MeshConfig(Arc<MeshConfig>),
+    MeshConfig(MeshConfig),
 }
 
 /// What every kind of document can do; the table of kinds is built over it.
@@ -112,41 +191,6 @@ impl fmt::Display for ResourceKey {
 }
 
 impl Resource {
-    /// The kind of the document.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Service(_) => Kind::Service,
-            Self::HttpRoute(_) => Kind::HttpRoute,
-            Self::ServicePolicy(_) => Kind::ServicePolicy,
-            Self::MeshConfig(_) => Kind::MeshConfig,
-        }
-    }
-
-    /// The document's metadata.
-    pub fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Self::Service(document) => &document.metadata,
-            Self::HttpRoute(document) => &document.metadata,
-            Self::ServicePolicy(document) => &document.metadata,
-            Self::MeshConfig(document) => &document.metadata,
-        }
-    }
-
-    /// The same document with other metadata.
-    pub(crate) fn with_metadata(&self, metadata: ObjectMeta) -> Self {
-        fn replaced<D: Document>(document: &D, metadata: ObjectMeta) -> Resource {
-            let mut document = document.clone();
-            *document.metadata_mut() = metadata;
-            document.wrap()
-        }
-        match self {
-            Self::Service(document) => replaced(document.as_ref(), metadata),
-            Self::HttpRoute(document) => replaced(document.as_ref(), metadata),
-            Self::ServicePolicy(document) => replaced(document.as_ref(), metadata),
-            Self::MeshConfig(document) => replaced(document.as_ref(), metadata),
-        }
-    }
-
     /// What names the document.
     pub fn key(&self) -> ResourceKey {
         let metadata = self.metadata();
@@ -159,12 +203,7 @@ impl Resource {
 
     /// The document as JSON, in the form that `apply` takes.
     pub fn to_value(&self) -> Value {
-        let value = match self {
-            Self::Service(document) => serde_json::to_value(document.as_ref()),
-            Self::HttpRoute(document) => serde_json::to_value(document.as_ref()),
-            Self::ServicePolicy(document) => serde_json::to_value(document.as_ref()),
-            Self::MeshConfig(document) => serde_json::to_value(document.as_ref()),
-        };
+        let value = self.document_value();
         let mut value = value.expect("a typed document has text keys only, and so is JSON");
         if let Some(object) = value.as_object_mut() {
             let kind = self.kind();

@@ -367,7 +367,7 @@ async fn the_history_tells_who_did_what_and_can_be_rolled_back() {
         let answer = api.json(Method::POST, "/v1/rollback", &body).await;
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{body}: {}", answer.text);
     }
-    for query in ["limit=0", "limit=1001", "kind=Gateway"] {
+    for query in ["limit=0", "limit=1001", "kind=Ingress"] {
         assert_eq!(
             api.get(&format!("/v1/history?{query}")).await.status,
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -453,8 +453,8 @@ async fn what_is_not_served_is_refused_in_the_same_form() {
         "/",
         "/v1",
         "/v2/apply",
-        "/v1/gateways",
-        "/v1/namespaces/shop/gateways/a",
+        "/v1/ingresses",
+        "/v1/namespaces/shop/ingresses/a",
         "/v1/namespaces/shop/services/no",
     ] {
         let answer = api.get(path).await;

@@ -13,22 +13,16 @@ use crate::status::RouteStatus;
 
 /// Documents as the store keeps them, but that nothing is checked, so that what validation refuses is compiled too.
 pub(crate) fn documents(yaml: &str) -> Documents {
-    use crate::resources::Resource;
+    use crate::resources::Kind;
+    let kind_named = |name: &str| Kind::ALL.into_iter().find(|kind| kind.name() == name).unwrap();
     let mut documents = Documents { revision: 7, ..Documents::default() };
     for text in yaml.split("\n---\n").filter(|text| !text.trim().is_empty()) {
         let mut value: Value = serde_yaml_ng::from_str(text).unwrap();
-        let kind = value["kind"].as_str().unwrap().to_owned();
+        let kind = kind_named(value["kind"].as_str().unwrap());
         for field in ["kind", "apiVersion"] {
             value.as_object_mut().unwrap().remove(field);
         }
-        let json = value.clone();
-        documents.insert(match kind.as_str() {
-            "Service" => Resource::Service(Arc::new(serde_json::from_value(json).unwrap())),
-            "HTTPRoute" => Resource::HttpRoute(Arc::new(serde_json::from_value(json).unwrap())),
-            "ServicePolicy" => Resource::ServicePolicy(Arc::new(serde_json::from_value(json).unwrap())),
-            "MeshConfig" => Resource::MeshConfig(Arc::new(serde_json::from_value(json).unwrap())),
-            other => panic!("no kind {other}"),
-        });
+        documents.insert((kind.entry().load)(value).unwrap());
     }
     documents
 }

@@ -3,12 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
+use gateway_api::backendtlspolicies::{BackendTlsPolicy, BackendTlsPolicySpec};
+use gateway_api::experimental::gateways::{Gateway, GatewaySpec};
+use gateway_api::experimental::grpcroutes::{GrpcRoute, GrpcRouteSpec};
+use gateway_api::experimental::httproutes::{HttpRoute, HttpRouteSpec};
+use gateway_api::experimental::referencegrants::{ReferenceGrant, ReferenceGrantSpec};
+use gateway_api::experimental::tcproutes::{TcpRoute, TcpRouteSpec};
+use gateway_api::experimental::xbackendtrafficpolicies::{XBackendTrafficPolicy, XBackendTrafficPolicySpec};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
-use super::httproutes::{HttpRoute, HttpRouteSpec};
+use super::access_policy::{AccessPolicy, AccessPolicySpec};
+use super::fault_injection::{FaultInjection, FaultInjectionSpec};
 use super::mesh_config::{MeshConfig, MeshConfigSpec};
+use super::rate_limit_policy::{RateLimitPolicy, RateLimitPolicySpec};
 use super::service_policy::{ServicePolicy, ServicePolicySpec};
 use super::{Document, Problems, Resource};
 
@@ -19,8 +28,26 @@ pub enum Kind {
     Service,
     /// How HTTP requests for a service are routed.
     HttpRoute,
+    /// How gRPC calls of a service are routed.
+    GrpcRoute,
+    /// How opaque connections to a service are shared out.
+    TcpRoute,
+    /// Which references across namespaces are allowed.
+    ReferenceGrant,
+    /// Where requests from outside the mesh come in.
+    Gateway,
+    /// How TLS to a service outside the mesh is checked.
+    BackendTlsPolicy,
+    /// The retry budget of a service, in the Gateway API's words.
+    BackendTrafficPolicy,
     /// How a service is called.
     ServicePolicy,
+    /// Who may call what.
+    AccessPolicy,
+    /// How often a service may be called.
+    RateLimitPolicy,
+    /// Delays and errors on purpose.
+    FaultInjection,
     /// The settings of the whole mesh.
     MeshConfig,
 }
@@ -61,7 +88,7 @@ pub(crate) struct Entry {
     pub(crate) load: fn(Value) -> Result<Resource, serde_json::Error>,
 }
 
-const TABLE: [Entry; 4] = [
+const TABLE: [Entry; 13] = [
     Entry {
         kind: Kind::Service,
         name: "Service",
@@ -87,6 +114,78 @@ const TABLE: [Entry; 4] = [
         load: load::<HttpRoute>,
     },
     Entry {
+        kind: Kind::GrpcRoute,
+        name: "GRPCRoute",
+        plural: "grpcroutes",
+        short: &["grpcroute"],
+        group: "gateway.networking.k8s.io",
+        versions: &["v1"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<GrpcRouteSpec>,
+        read: read::<GrpcRoute>,
+        load: load::<GrpcRoute>,
+    },
+    Entry {
+        kind: Kind::TcpRoute,
+        name: "TCPRoute",
+        plural: "tcproutes",
+        short: &["tcproute"],
+        group: "gateway.networking.k8s.io",
+        versions: &["v1", "v1alpha2"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<TcpRouteSpec>,
+        read: read::<TcpRoute>,
+        load: load::<TcpRoute>,
+    },
+    Entry {
+        kind: Kind::ReferenceGrant,
+        name: "ReferenceGrant",
+        plural: "referencegrants",
+        short: &["referencegrant", "refgrant"],
+        group: "gateway.networking.k8s.io",
+        versions: &["v1", "v1beta1"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<ReferenceGrantSpec>,
+        read: read::<ReferenceGrant>,
+        load: load::<ReferenceGrant>,
+    },
+    Entry {
+        kind: Kind::Gateway,
+        name: "Gateway",
+        plural: "gateways",
+        short: &["gateway", "gtw"],
+        group: "gateway.networking.k8s.io",
+        versions: &["v1", "v1beta1"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<GatewaySpec>,
+        read: read::<Gateway>,
+        load: load::<Gateway>,
+    },
+    Entry {
+        kind: Kind::BackendTlsPolicy,
+        name: "BackendTLSPolicy",
+        plural: "backendtlspolicies",
+        short: &["backendtlspolicy", "btlspolicy"],
+        group: "gateway.networking.k8s.io",
+        versions: &["v1"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<BackendTlsPolicySpec>,
+        read: read::<BackendTlsPolicy>,
+        load: load::<BackendTlsPolicy>,
+    },
+    Entry {
+        kind: Kind::BackendTrafficPolicy,
+        name: "XBackendTrafficPolicy",
+        plural: "xbackendtrafficpolicies",
+        short: &["xbackendtrafficpolicy", "xbtrafficpolicy"],
+        group: "gateway.networking.x-k8s.io",
+        versions: &["v1alpha1"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<XBackendTrafficPolicySpec>,
+        read: read::<XBackendTrafficPolicy>,
+        load: load::<XBackendTrafficPolicy>,
+    },
+    Entry {
         kind: Kind::ServicePolicy,
         name: "ServicePolicy",
         plural: "servicepolicies",
@@ -97,6 +196,42 @@ const TABLE: [Entry; 4] = [
         spec_schema: SchemaGenerator::subschema_for::<ServicePolicySpec>,
         read: read::<ServicePolicy>,
         load: load::<ServicePolicy>,
+    },
+    Entry {
+        kind: Kind::AccessPolicy,
+        name: "AccessPolicy",
+        plural: "accesspolicies",
+        short: &["accesspolicy"],
+        group: "outrigger.dev",
+        versions: &["v1alpha1"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<AccessPolicySpec>,
+        read: read::<AccessPolicy>,
+        load: load::<AccessPolicy>,
+    },
+    Entry {
+        kind: Kind::RateLimitPolicy,
+        name: "RateLimitPolicy",
+        plural: "ratelimitpolicies",
+        short: &["ratelimitpolicy"],
+        group: "outrigger.dev",
+        versions: &["v1alpha1"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<RateLimitPolicySpec>,
+        read: read::<RateLimitPolicy>,
+        load: load::<RateLimitPolicy>,
+    },
+    Entry {
+        kind: Kind::FaultInjection,
+        name: "FaultInjection",
+        plural: "faultinjections",
+        short: &["faultinjection"],
+        group: "outrigger.dev",
+        versions: &["v1alpha1"],
+        scope: Scope::Namespaced,
+        spec_schema: SchemaGenerator::subschema_for::<FaultInjectionSpec>,
+        read: read::<FaultInjection>,
+        load: load::<FaultInjection>,
     },
     Entry {
         kind: Kind::MeshConfig,
@@ -138,7 +273,21 @@ fn load<D: Document>(value: Value) -> Result<Resource, serde_json::Error> {
 
 impl Kind {
     /// Every kind, in the order in which lists show them.
-    pub const ALL: [Self; 4] = [Self::Service, Self::HttpRoute, Self::ServicePolicy, Self::MeshConfig];
+    pub const ALL: [Self; 13] = [
+        Self::Service,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::ReferenceGrant,
+        Self::Gateway,
+        Self::BackendTlsPolicy,
+        Self::BackendTrafficPolicy,
+        Self::ServicePolicy,
+        Self::AccessPolicy,
+        Self::RateLimitPolicy,
+        Self::FaultInjection,
+        Self::MeshConfig,
+    ];
 
     pub(crate) fn entry(self) -> &'static Entry {
         const { assert!(is_in_order()) };
@@ -216,6 +365,6 @@ mod tests {
             assert_eq!(kind.name().parse(), Ok(kind));
             assert_eq!(kind.plural().parse(), Ok(kind));
         }
-        assert!("Gateway".parse::<Kind>().unwrap_err().to_string().contains("HTTPRoute"));
+        assert!("Ingress".parse::<Kind>().unwrap_err().to_string().contains("HTTPRoute"));
     }
 }

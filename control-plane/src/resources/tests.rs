@@ -152,8 +152,8 @@ fn the_same_document_twice_is_refused() {
 #[test]
 fn kind_and_version_must_be_known() {
     assert_problems(
-        &SERVICE.replace("kind: Service", "kind: Gateway"),
-        &["kind: \"Gateway\" is not a kind known here; there are Service, HTTPRoute"],
+        &SERVICE.replace("kind: Service", "kind: Ingress"),
+        &["kind: \"Ingress\" is not a kind known here; there are Service, HTTPRoute"],
     );
     assert_problems(&SERVICE.replace("v1", "v2"), &["apiVersion: \"v2\" is not supported; expected v1"]);
     assert_problems("metadata: {name: a}", &["kind: is required"]);

@@ -70,9 +70,11 @@ fn nothing(args: &GetArgs) -> String {
 fn table(kind: Kind, documents: &[Value], now: OffsetDateTime) -> String {
     let mut table = match kind {
         Kind::Service => Table::new(&["NAMESPACE", "NAME", "PORTS", ">AGE"]),
-        Kind::HttpRoute => Table::new(&["NAMESPACE", "NAME", "SERVICES", ">RULES", "BACKENDS", ">AGE"]),
-        Kind::ServicePolicy => Table::new(&["NAMESPACE", "NAME", "SERVICES", "SETS", ">AGE"]),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute => {
+            Table::new(&["NAMESPACE", "NAME", "PARENTS", ">RULES", "BACKENDS", ">AGE"])
+        }
         Kind::MeshConfig => Table::new(&["NAME", "SETS", ">AGE"]),
+        _ => Table::new(&["NAMESPACE", "NAME", "TARGETS", "SETS", ">AGE"]),
     };
     for document in documents {
         let metadata = &document["metadata"];
@@ -84,16 +86,16 @@ fn table(kind: Kind, documents: &[Value], now: OffsetDateTime) -> String {
         row.push(text(&metadata["name"]).into());
         match kind {
             Kind::Service => row.push(ports(spec).into()),
-            Kind::HttpRoute => {
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute => {
                 row.push(names(&spec["parentRefs"]).into());
                 row.push(list_of(&spec["rules"]).len().to_string().into());
                 row.push(backends(spec).into());
             }
-            Kind::ServicePolicy => {
+            Kind::MeshConfig => row.push(sets(spec).into()),
+            _ => {
                 row.push(names(&spec["targetRefs"]).into());
                 row.push(sets(spec).into());
             }
-            Kind::MeshConfig => row.push(sets(spec).into()),
         }
         row.push(age(&metadata["creationTimestamp"], now).into());
         table.row(row);
@@ -172,7 +174,7 @@ mod tests {
         });
         assert_eq!(
             shown(Kind::HttpRoute, route),
-            "NAMESPACE  NAME  SERVICES  RULES  BACKENDS     AGE\n\
+            "NAMESPACE  NAME  PARENTS   RULES  BACKENDS     AGE\n\
              shop       pay   payments      1  v1=90,v2=10  24h\n"
         );
     }

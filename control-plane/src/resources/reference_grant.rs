@@ -1,0 +1,26 @@
+//! `ReferenceGrant`: the rules that its CRD gives an API server.
+
+use gateway_api::experimental::referencegrants::ReferenceGrant;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{Document, Kind, Problems, Resource};
+
+impl Document for ReferenceGrant {
+    const KIND: Kind = Kind::ReferenceGrant;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    fn fill_defaults(&mut self) {}
+
+    fn check(&self, _problems: &mut Problems) {}
+
+    fn wrap(self) -> Resource {
+        Resource::ReferenceGrant(self.into())
+    }
+}
