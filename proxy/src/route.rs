@@ -1,8 +1,12 @@
 //! Which rule a request falls under, and which of its backends it takes.
 //!
 //! The control plane sends the matches of a port's routes in order of precedence (Gateway API HTTPRoute), so that
-//! finding a rule is: the first match that holds. Nothing here allocates, except that a request which repeats a
-//! field has its values joined when a regular expression looks at them.
+//! finding a rule is: the first match that holds. Where there are many, `index` tells which of them the path leaves.
+//! Nothing here allocates, except that a request which repeats a field has its values joined when a regular
+//! expression looks at them.
+
+mod index;
+mod mismatch;
 
 use std::borrow::Cow;
 
@@ -12,12 +16,17 @@ use rand::{Rng, RngExt};
 use regex::{Regex, RegexBuilder};
 
 use crate::snapshot::{Backend, Rule};
+use index::PathIndex;
+
+pub use mismatch::Mismatch;
 
 /// The routes of one service port.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     matches: Vec<RouteMatch>,
     rules: Vec<Rule>,
+    /// Of the matches, where they are many.
+    index: Option<Box<PathIndex>>,
 }
 
 /// One condition that leads to a rule; all of its parts must hold.
@@ -239,17 +248,28 @@ impl RouteMatch {
 impl RouteTable {
     /// Makes a table of matches, in order of precedence, and the rules that they lead to. A match whose rule is
     /// not there never holds.
-    pub fn new(matches: Vec<RouteMatch>, rules: Vec<Rule>) -> Self {
-        Self { matches, rules }
+    pub fn new(mut matches: Vec<RouteMatch>, rules: Vec<Rule>) -> Self {
+        matches.retain(|candidate| candidate.rule < rules.len());
+        let index = PathIndex::of(&matches).map(Box::new);
+        Self { matches, rules, index }
     }
 
     /// The rule of the first match that holds. `None`: the request is to be refused.
     pub fn find(&self, head: &request::Parts) -> Option<&Rule> {
-        self.matches
-            .iter()
-            .filter_map(|candidate| Some((candidate, self.rules.get(candidate.rule)?)))
-            .find(|(candidate, _)| candidate.holds(head))
-            .map(|(_, rule)| rule)
+        self.rules.get(self.matches.get(self.position(head)?)?.rule)
+    }
+
+    /// Which of the matches is the first that holds.
+    pub fn position(&self, head: &request::Parts) -> Option<usize> {
+        match &self.index {
+            None => self.matches.iter().position(|candidate| candidate.holds(head)),
+            Some(index) => index.first(&self.matches, head.uri.path(), |candidate| candidate.holds(head)),
+        }
+    }
+
+    /// All matches, in the order of precedence.
+    pub fn matches(&self) -> &[RouteMatch] {
+        &self.matches
     }
 
     /// All rules, for showing them.

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::snapshot::Target;
 
-fn rule(name: &str) -> Rule {
+pub(super) fn rule(name: &str) -> Rule {
     Rule {
         route: "shop/test".into(),
         name: name.into(),
