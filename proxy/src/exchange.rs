@@ -57,6 +57,8 @@ pub struct Exchange {
     pub grpc_status: Option<u8>,
     /// Why the proxy answered itself, or why the answer was cut short.
     pub failure: Option<Failure>,
+    /// `namespace/name` of the policy that refused it, for the log; the caller is not told.
+    pub policy: Option<Arc<str>>,
     /// When the head had been read.
     pub started: Instant,
     /// The same moment on the wall.
@@ -115,6 +117,7 @@ impl Exchange {
             status: NO_STATUS,
             grpc_status: None,
             failure: None,
+            policy: None,
             started,
             started_at,
             duration: Duration::ZERO,

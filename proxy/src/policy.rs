@@ -8,7 +8,6 @@ mod backend;
 mod problem;
 mod routes;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,7 +15,9 @@ use outrigger_api::{ServiceName, v1};
 
 pub use problem::{PolicyError, Problem};
 
-use crate::snapshot::{BackendPolicy, Endpoint, MeshSettings, Protocol, ServicePort, TraceFormat};
+use crate::snapshot::{
+    BackendPolicy, Endpoint, Inbound, InboundPort, MeshSettings, Protocol, ServicePort, TraceFormat,
+};
 use problem::{Path, Problems};
 
 /// What a `Service` message says; endpoints come apart.
@@ -158,21 +159,22 @@ fn is_collector(text: &str) -> bool {
 ///
 /// # Errors
 /// Every problem with its field's path.
-pub fn inbound(raw: &v1::Inbound) -> Result<HashMap<u16, Protocol>, PolicyError> {
+pub fn inbound(raw: &v1::Inbound) -> Result<Inbound, PolicyError> {
     let mut problems = Problems::default();
     let path = Path::Root("inbound");
-    let mut ports = HashMap::with_capacity(raw.ports.len());
+    let mut ports: Vec<InboundPort> = Vec::with_capacity(raw.ports.len());
     for (index, raw) in raw.ports.iter().enumerate() {
         let path = path.field("ports");
         let path = path.index(index);
         let number = port_number(raw.port, &path.field("port"), &mut problems);
         let protocol = protocol(raw.protocol, &path.field("protocol"), &mut problems);
-        let Some((number, protocol)) = number.zip(protocol) else { continue };
-        if ports.insert(number, protocol).is_some() {
-            problems.add(&path.field("port"), format!("{number} is there twice"));
+        let Some((port, protocol)) = number.zip(protocol) else { continue };
+        if ports.iter().any(|earlier| earlier.port == port) {
+            problems.add(&path.field("port"), format!("{port} is there twice"));
         }
+        ports.push(InboundPort { port, protocol });
     }
-    problems.result(Some(ports))
+    problems.result(Some(Inbound { ports }))
 }
 
 fn service_name(

@@ -30,8 +30,31 @@ pub struct Snapshot {
     pub missing: HashMap<ServiceName, ()>,
     /// Addresses that redirected traffic is recognised by.
     pub addresses: HashMap<IpAddr, ServiceName>,
-    /// What the control plane says of the workload's own ports, by service port.
-    pub inbound: Arc<HashMap<u16, Protocol>>,
+    /// What the control plane says of the workload's own ports.
+    pub inbound: Arc<Inbound>,
+}
+
+/// What holds for calls of the workload itself.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    /// By port number, few.
+    pub ports: Vec<InboundPort>,
+}
+
+impl Inbound {
+    /// The port with this number.
+    pub fn port(&self, port: u16) -> Option<&InboundPort> {
+        self.ports.iter().find(|p| p.port == port)
+    }
+}
+
+/// One of the workload's own ports.
+#[derive(Debug)]
+pub struct InboundPort {
+    /// Its number.
+    pub port: u16,
+    /// What is spoken on it.
+    pub protocol: Protocol,
 }
 
 /// Settings from `MeshConfig`.

@@ -21,7 +21,7 @@ use super::endpoint_set::{self, Change};
 use super::refused::Refused;
 use super::visible::{self, Candidate};
 use crate::policy;
-use crate::snapshot::{Endpoints, MeshSettings, Protocol, Service, Snapshot};
+use crate::snapshot::{Endpoints, Inbound, MeshSettings, Service, Snapshot};
 
 /// Services that one proxy follows, most of them backends of others.
 pub(super) const MAX_SERVICES: usize = 10_000;
@@ -33,7 +33,7 @@ pub(super) const MAX_EMPTY: usize = 1024;
 pub(super) struct Model {
     mesh: Arc<MeshSettings>,
     raw_mesh: Option<v1::MeshSettings>,
-    inbound: Arc<HashMap<u16, Protocol>>,
+    inbound: Arc<Inbound>,
     raw_inbound: Option<v1::Inbound>,
     services: HashMap<ServiceName, Entry>,
     /// Names to subscribe to, in the order in which the need was seen.

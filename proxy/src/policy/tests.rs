@@ -302,7 +302,8 @@ fn inbound_ports_are_read_or_refused_with_their_field() {
         ports: ports.iter().map(|&(port, protocol)| v1::InboundPort { port, protocol }).collect(),
     };
     let read = inbound(&ports(&[(80, 1), (5432, 3)])).unwrap();
-    assert_eq!((read[&80], read[&5432]), (Protocol::Http1, Protocol::Tcp));
+    let protocol = |port| read.port(port).unwrap().protocol;
+    assert_eq!((protocol(80), protocol(5432)), (Protocol::Http1, Protocol::Tcp));
     let error = inbound(&ports(&[(80, 1), (80, 1), (0, 7)])).unwrap_err();
     let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
     assert_eq!(fields, ["inbound.ports[1].port", "inbound.ports[2].port", "inbound.ports[2].protocol"]);
