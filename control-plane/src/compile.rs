@@ -8,10 +8,11 @@
 //!
 //! Reading order: [`port`] (what a service has), [`attach`] (which routes are on which port, for whom),
 //! [`rule`] with [`backend`], [`filter`] and [`timing`] (one rule), [`precedence`] (the order of all matches),
-//! [`policy`] (how endpoints are called), [`mesh`] (settings for every proxy).
+//! [`policy`] with [`balancing`] (how endpoints are called), [`mesh`] (settings for every proxy).
 
 mod attach;
 mod backend;
+mod balancing;
 mod conditions;
 mod filter;
 mod mesh;

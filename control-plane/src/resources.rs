@@ -64,8 +64,9 @@ pub use parse::{Format, Parsed, ParsedDocument, Rejected, parse, parse_in};
 pub use problem::{DocumentProblem, Problem};
 pub use rate_limit_policy::{RateLimitPolicy, RateLimitPolicySpec};
 pub use service_policy::{
-    CircuitBreaker, Connection, Limits, LoadBalancer, LoadBalancerType, RequestDefaults, Retry, RetryBudget,
-    ServicePolicy, ServicePolicySpec, TargetRef, Timeouts,
+    CircuitBreaker, Connection, Hash, HashCookie, Limits, LoadBalancer, LoadBalancerType, RequestDefaults,
+    Retry, RetryBudget, ServicePolicy, ServicePolicySpec, SlowStart, SuccessRate, TargetRef, Timeouts,
+    ZonePreference,
 };
 
 pub(crate) use metadata::{is_label, is_subdomain};

@@ -345,6 +345,7 @@ mod tests {
                 mtls: true,
                 ..v1::Edge::default()
             }],
+            ..v1::LoadReport::default()
         }
     }
 

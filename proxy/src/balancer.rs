@@ -3,7 +3,8 @@
 //! Two endpoints drawn by chance and the better of the two taken (power of two choices) comes close to taking the
 //! best of all, and unlike that does not send everybody to the same one at once. What is better is latency times
 //! requests under way ([`BalancerKind::PeakEwma`], the default) or requests under way alone
-//! ([`BalancerKind::LeastRequest`]).
+//! ([`BalancerKind::LeastRequest`]). What has a key and is to be hashed ([`BalancerKind::Hash`]) is not chosen here but on
+//! the [`Ring`](crate::ring::Ring).
 
 use rand::{Rng, RngExt};
 use tokio::time::Instant;
@@ -33,8 +34,8 @@ impl Load {
         let waiting = f64::from(self.in_flight);
         match (kind, self.latency.seconds(now)) {
             (BalancerKind::LeastRequest | BalancerKind::RoundRobin, _) => waiting,
-            (BalancerKind::PeakEwma, Some(seconds)) => seconds * (waiting + 1.0),
-            (BalancerKind::PeakEwma, None) => waiting * UNMEASURED_SECONDS,
+            (BalancerKind::PeakEwma | BalancerKind::Hash, Some(seconds)) => seconds * (waiting + 1.0),
+            (BalancerKind::PeakEwma | BalancerKind::Hash, None) => waiting * UNMEASURED_SECONDS,
         }
     }
 }
@@ -75,7 +76,7 @@ impl Balancer {
                 self.turn = Some(turn);
                 Some(candidates[turn % count])
             }
-            (kind @ (BalancerKind::PeakEwma | BalancerKind::LeastRequest), _) => {
+            (kind @ (BalancerKind::PeakEwma | BalancerKind::LeastRequest | BalancerKind::Hash), _) => {
                 let first = rng.random_range(0..count);
                 // Uniform over the others, so that the two always differ.
                 let second = (first + rng.random_range(1..count)) % count;

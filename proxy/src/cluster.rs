@@ -5,6 +5,7 @@
 //! budget, requests under way) belongs to the worker and lives here, without a lock. An update keeps what was
 //! learned of endpoints that stay.
 
+mod choice;
 mod roll;
 
 use std::cell::{Cell, RefCell};
@@ -22,9 +23,12 @@ use crate::budget::Budget;
 use crate::bulkhead::Bulkhead;
 use crate::failure::Failure;
 use crate::load::{Ewma, PeakEwma};
+use crate::outlier::OutlierPolicy;
 use crate::outlier::Tally;
 use crate::retry::{Outcome, Showing};
-use crate::snapshot::{BackendPolicy, Endpoint, Endpoints, Service};
+use crate::ring::Ring;
+use crate::snapshot::{BackendPolicy, BalancerKind, Endpoint, Endpoints, Service};
+use choice::Choice;
 use roll::{Rolls, gather};
 
 /// A failure counts as a request that took this many times as long as is typical, twice that if the one before
@@ -45,6 +49,8 @@ pub struct Cluster {
     policy: Arc<BackendPolicy>,
     members: Vec<Member>,
     balancer: Balancer,
+    /// Whose each key is, where keys are what counts.
+    ring: Option<Ring>,
     /// Latency of what succeeds, over all endpoints.
     typical: Ewma,
     /// Who can be chosen.
@@ -79,18 +85,21 @@ struct Learned {
     streak: Cell<u32>,
     tally: Cell<Tally>,
     breaker: RefCell<Breaker>,
+    /// When it came, or came back, to others that were there before.
+    since: Cell<Option<Instant>>,
     /// Of the whole cluster.
     changes: Rc<Cell<u64>>,
 }
 
 impl Learned {
-    fn new(changes: &Rc<Cell<u64>>, now: Instant) -> Rc<Self> {
+    fn new(changes: &Rc<Cell<u64>>, since: Option<Instant>, now: Instant) -> Rc<Self> {
         Rc::new(Self {
             in_flight: Cell::new(0),
             latency: Cell::new(PeakEwma::UNKNOWN),
             streak: Cell::new(0),
             tally: Cell::new(Tally::new(now)),
             breaker: RefCell::new(Breaker::new(now)),
+            since: Cell::new(since),
             changes: Rc::clone(changes),
         })
     }
@@ -123,11 +132,33 @@ impl Learned {
         self.tally.set(Tally::new(now));
     }
 
-    fn count(&self, good: bool, now: Instant) {
-        let mut tally = self.tally.get();
-        tally.count(good, now);
-        self.tally.set(tally);
+    fn count(&self, good: bool, policy: Option<&OutlierPolicy>, now: Instant) {
+        if let Some(policy) = policy {
+            let mut tally = self.tally.get();
+            tally.count(good, policy, now);
+            self.tally.set(tally);
+        }
         self.streak.set(if good { 0 } else { self.streak.get().saturating_add(1) });
+    }
+}
+
+/// What one attempt is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Aim<'a> {
+    /// The service's port.
+    pub port: u16,
+    /// The caller's zone; empty: unknown.
+    pub zone: &'a str,
+    /// The ids of the endpoints that the request was sent to before.
+    pub tried: &'a [Arc<str>],
+    /// What the request is hashed to, with the balancer that hashes.
+    pub key: Option<u64>,
+}
+
+impl<'a> Aim<'a> {
+    /// A first attempt at a port, for a caller in `zone`.
+    pub fn new(port: u16, zone: &'a str) -> Self {
+        Self { port, zone, tried: &[], key: None }
     }
 }
 
@@ -205,6 +236,7 @@ impl Cluster {
             endpoints: Arc::default(),
             members: Vec::new(),
             balancer: Balancer::new(policy.balancer),
+            ring: None,
             typical: Ewma::UNKNOWN,
             rolls: Rolls::default(),
             changes: Rc::default(),
@@ -244,42 +276,49 @@ impl Cluster {
         }
         self.policy = Arc::clone(policy);
         self.rolls.clear();
+        self.make_ring();
     }
 
     fn replace_endpoints(&mut self, endpoints: &Arc<Endpoints>, now: Instant) {
         let mut known: HashMap<Arc<str>, Member> =
             self.members.drain(..).map(|member| (Arc::clone(&member.endpoint.id), member)).collect();
+        // Where there was nobody, the first ones have to do all the work from the start.
+        let since = known.values().any(|member| member.endpoint.healthy).then_some(now);
         self.members.extend(endpoints.all.iter().map(|endpoint| {
             let learned = match known.remove(&endpoint.id) {
-                Some(member) if member.endpoint.address == endpoint.address => member.learned,
-                _ => Learned::new(&self.changes, now),
+                Some(member) if member.endpoint.address == endpoint.address => {
+                    if endpoint.healthy && !member.endpoint.healthy {
+                        member.learned.since.set(since);
+                    }
+                    member.learned
+                }
+                _ => Learned::new(&self.changes, since, now),
             };
             Member { endpoint: Arc::clone(endpoint), learned }
         }));
         self.rolls.clear();
         self.endpoints = Arc::clone(endpoints);
+        self.make_ring();
     }
 
-    /// Chooses an endpoint for one attempt at `port`.
+    fn make_ring(&mut self) {
+        let addresses = || self.members.iter().map(|member| member.endpoint.address);
+        self.ring = (self.policy.balancer == BalancerKind::Hash).then(|| Ring::new(addresses()));
+    }
+
+    /// Chooses an endpoint for one attempt.
     ///
-    /// Only endpoints that are healthy and serve the port are considered; of these, first those in `own_zone`
-    /// (empty: unknown) while enough of them can be used; those not yet `tried` (ids) before those that were.
-    /// An endpoint whose breaker is open is passed over, unless more breakers are open than the policy allows of those
-    /// that serve the port, which happens when other endpoints go: then all are used (panic). One whose breaker is due for a probe is
-    /// taken first, by a request that has not failed elsewhere before.
+    /// Only endpoints that are healthy and serve the port are considered; of these, first those in the caller's zone
+    /// while enough of them can be used, if the policy prefers it; those not yet tried before those that were.
+    /// An endpoint whose breaker is open is passed over, unless so many of those that serve the port are out that the
+    /// policy would rather use all (panic). One whose breaker is due for a probe is taken first, by a request that has
+    /// not failed elsewhere before and, where requests have keys, whose key is its own.
     ///
     /// # Errors
     /// `NoEndpoints`, or `BreakerOpen` where the breakers of all that there are let nothing through.
-    pub fn pick(
-        &mut self,
-        port: u16,
-        own_zone: &str,
-        tried: &[Arc<str>],
-        now: Instant,
-        rng: &mut impl Rng,
-    ) -> Result<Pick, Failure> {
-        let most_out = |serving| most_out(&self.policy, serving);
-        let roll = self.rolls.roll(port, own_zone, self.changes.get(), now, &self.members, most_out);
+    pub fn pick(&mut self, aim: &Aim<'_>, now: Instant, rng: &mut impl Rng) -> Result<Pick, Failure> {
+        let Aim { port, zone: own_zone, tried, .. } = *aim;
+        let roll = self.rolls.roll(port, own_zone, self.changes.get(), now, &self.members, &self.policy);
         if roll.serving == 0 {
             return Err(Failure::NoEndpoints);
         }
@@ -290,7 +329,18 @@ impl Cluster {
             _ => (roll.without(tried, &self.members, &mut self.candidates), false),
         };
         let first = candidates.and_then(|candidates| {
-            choose(&mut self.balancer, candidates, roll.due, first_try, &self.members, now, rng)
+            let choice = Choice {
+                candidates,
+                due: roll.due,
+                first_try,
+                warming: roll.warming,
+                key: aim.key,
+                members: &self.members,
+                policy: &self.policy,
+                active: self.active.used(),
+                now,
+            };
+            choice.make(&mut self.balancer, self.ring.as_ref(), rng)
         });
         if let Some(index) = first {
             return Ok(self.take(index, now, rng));
@@ -303,7 +353,7 @@ impl Cluster {
         ];
         let index = wishes
             .into_iter()
-            .find_map(|wish| self.choose_wished(wish, tried.is_empty(), now, rng))
+            .find_map(|wish| self.choose_wished(wish, aim, now, rng))
             .ok_or(Failure::BreakerOpen)?;
         Ok(self.take(index, now, rng))
     }
@@ -340,12 +390,12 @@ impl Cluster {
         match outcome.showing() {
             Showing::Good => {
                 let transition = permit.and_then(|permit| self.succeeded(&pick, permit, now));
-                pick.learned.count(true, now);
+                pick.learned.count(true, self.outlier_policy(), now);
                 self.measure(&mut pick, latency, now);
                 transition
             }
             Showing::Bad => {
-                pick.learned.count(false, now);
+                pick.learned.count(false, self.outlier_policy(), now);
                 pick.learned.observe(latency.max(self.penalty(&pick)), now);
                 permit.and_then(|permit| self.failed(&pick, permit, now))
             }
@@ -373,6 +423,10 @@ impl Cluster {
             latency_seconds: member.learned.latency.get().seconds(now),
             breaker: member.learned.breaker.borrow().standing(now),
         })
+    }
+
+    fn outlier_policy(&self) -> Option<&OutlierPolicy> {
+        self.policy.breaker.as_ref()?.outlier.as_ref()
     }
 
     fn measure(&mut self, pick: &mut Pick, latency: Duration, now: Instant) {
@@ -404,7 +458,8 @@ impl Cluster {
         let peers = healthy()
             .filter(|member| !Rc::ptr_eq(&member.learned, &pick.learned))
             .map(|member| member.learned.tally.get());
-        let outlier = may_open && pick.learned.tally.get().is_outlier(peers, now);
+        let tally = pick.learned.tally.get();
+        let outlier = may_open && policy.outlier.is_some_and(|policy| tally.is_outlier(peers, &policy, now));
         let to =
             pick.learned.with_breaker(|breaker| breaker.failed(permit, policy, may_open, outlier, now))?;
         Some(BreakerTransition { endpoint: Arc::clone(&pick.endpoint), to })
@@ -414,12 +469,23 @@ impl Cluster {
     fn choose_wished(
         &mut self,
         wish: Wish<'_>,
-        first_try: bool,
+        aim: &Aim<'_>,
         now: Instant,
         rng: &mut impl Rng,
     ) -> Option<usize> {
         let due = gather(&self.members, wish, now, &mut self.candidates);
-        choose(&mut self.balancer, &self.candidates, due, first_try, &self.members, now, rng)
+        let choice = Choice {
+            candidates: &self.candidates,
+            due,
+            first_try: aim.tried.is_empty(),
+            warming: self.policy.slow_start.is_some(),
+            key: aim.key,
+            members: &self.members,
+            policy: &self.policy,
+            active: self.active.used(),
+            now,
+        };
+        choice.make(&mut self.balancer, self.ring.as_ref(), rng)
     }
 
     fn take(&self, index: usize, now: Instant, rng: &mut impl Rng) -> Pick {
@@ -431,26 +497,16 @@ impl Cluster {
     }
 }
 
-/// Chooses one of the candidates or, first of all or last of all, the one that is due for a probe.
-fn choose(
-    balancer: &mut Balancer,
-    candidates: &[usize],
-    due: Option<usize>,
-    first_try: bool,
-    members: &[Member],
-    now: Instant,
-    rng: &mut impl Rng,
-) -> Option<usize> {
-    match due {
-        Some(due) if first_try || candidates.is_empty() => Some(due),
-        _ => balancer.pick(candidates, |index| members[index].learned.load(), now, rng),
-    }
-}
-
 /// How many of `healthy` endpoints may be out at once.
 fn most_out(policy: &BackendPolicy, healthy: usize) -> usize {
     let percent = policy.breaker.as_ref().map_or(100, |policy| policy.max_ejected_percent.min(100));
     healthy * percent as usize / 100
+}
+
+/// Whether so many of `serving` endpoints are out that all are to be used.
+fn is_panic(policy: &BackendPolicy, serving: usize, out: usize) -> bool {
+    let percent = policy.breaker.as_ref().map_or(0, |policy| policy.panic_percent.min(100));
+    (serving - out) * 100 < serving * percent as usize
 }
 
 impl Wish<'_> {

@@ -6,7 +6,7 @@
 //! 2. [`strict`] and [`flood`] check its bytes before the HTTP library reads them; `session` serves HTTP on it.
 //! 3. `outbound` forwards: `destination` names the service, [`snapshot`] is the policy that holds for this request,
 //!    [`route`] and [`filter`] make of it a `plan`, [`deadline`] says by when.
-//! 4. [`cluster`] chooses an endpoint ([`balancer`], [`breaker`]) within its limits ([`bulkhead`]); [`retry`] decides
+//! 4. [`cluster`] chooses an endpoint ([`balancer`], [`ring`], [`breaker`]) within its limits ([`bulkhead`]); [`retry`] decides
 //!    what follows a failed `attempt` ([`budget`], [`backoff`]).
 //! 5. `pool` has a connection or makes one; `peer` proves that it leads to who was meant.
 //! 6. The other side's `inbound` knows the caller by its certificate and passes the request to the `application`.
@@ -37,6 +37,7 @@ pub mod bulkhead;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod cookie;
 pub mod deadline;
 mod destination;
 pub mod detect;
@@ -48,6 +49,7 @@ pub mod filter;
 mod flight;
 pub mod flood;
 pub mod hash;
+pub mod hash_key;
 mod headers;
 pub mod health;
 mod http2;
@@ -72,6 +74,7 @@ mod read_ahead;
 mod replay;
 pub mod report;
 pub mod retry;
+pub mod ring;
 pub mod route;
 mod run;
 mod session;

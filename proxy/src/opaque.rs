@@ -9,6 +9,7 @@ use outrigger_api::ServiceName;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::cluster::Aim;
 use crate::failure::{Failure, Side};
 use crate::outbound;
 use crate::peer::{self, Transport};
@@ -88,8 +89,8 @@ async fn reach(
     let material = worker.identities.current().ok_or(Failure::TlsHandshake)?;
     for _ in 0..TRIES {
         let now = Instant::now();
-        let zone = &worker.config.zone;
-        let engagement = match upstream.engage(port, zone, &tried, now, &mut *worker.rng.borrow_mut()) {
+        let aim = Aim { tried: &tried, ..Aim::new(port, &worker.config.zone) };
+        let engagement = match upstream.engage(&aim, now, &mut *worker.rng.borrow_mut()) {
             Ok(engagement) => engagement,
             Err(failure) => return Err(if tried.is_empty() { failure } else { last }),
         };

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempt::{Answer, Way, exclusive_request, multiplexed_request, outcome_of_answer};
 use crate::body::Body;
+use crate::cluster::Aim;
 use crate::deadline::Deadline;
 use crate::detect::{Detected, Sniff, detect};
 use crate::directory::Unresolved;
@@ -24,6 +25,7 @@ use crate::drain::Phase;
 use crate::exchange::{self, Exchange};
 use crate::failure::{Failure, Side};
 use crate::flight::{Arrival, Flight, Tracked};
+use crate::hash_key::Keyed;
 use crate::incoming::Incoming;
 use crate::listener::Accepted;
 use crate::metrics::Wire;
@@ -256,6 +258,10 @@ async fn deliver(
         Deadline::of(&head.headers, there, plan.request_timeout, started).map_err(|_| Failure::BadRequest)?;
     let backend = snapshot.services.get(&plan.backend).ok_or(Failure::InvalidBackend)?;
     let upstream = worker.upstream(backend, started);
+    let keyed = match &backend.policy.hash {
+        Some(hash) => hash.key.of(&head, session.client, &mut *worker.rng.borrow_mut()),
+        None => Keyed::default(),
+    };
     flight.permit = Some(upstream.admit()?);
     let caller = Offer::take(&mut head.extensions);
     let switching = asked.is_some() || head.extensions.get::<ConnectProtocol>().is_some();
@@ -271,8 +277,12 @@ async fn deliver(
         there,
         asked,
         deadline,
+        key: keyed.key,
     };
     let mut arrival = call.attempts(flight, body).await?;
+    if let Some(cookie) = keyed.cookie {
+        arrival.head.headers.append(header::SET_COOKIE, cookie);
+    }
     if switching
         && upgrade::agreed(&method, arrival.head.status)
         && let Some(caller) = caller
@@ -357,6 +367,8 @@ struct Call<'a> {
     /// The protocol to switch to.
     asked: Option<HeaderValue>,
     deadline: Option<Deadline>,
+    /// What it is hashed to, if that is how the service's endpoints are chosen.
+    key: Option<u64>,
 }
 
 impl Call<'_> {
@@ -422,8 +434,8 @@ impl Call<'_> {
         let limit = Deadline::of_attempt(self.deadline, self.plan.attempt_timeout, now);
         let (mut engagement, trace) = {
             let rng = &mut *self.worker.rng.borrow_mut();
-            let zone = &self.worker.config.zone;
-            let engagement = self.upstream.engage(self.plan.port, zone, tried, now, rng)?;
+            let aim = Aim { tried, key: self.key, ..Aim::new(self.plan.port, &self.worker.config.zone) };
+            let engagement = self.upstream.engage(&aim, now, rng)?;
             (engagement, flight.exchange().trace.child(rng))
         };
         let endpoint = engagement.endpoint().clone();

@@ -5,6 +5,7 @@
 //! Nothing is filled in silently: what the contract says is always there and is not, is a problem.
 
 mod backend;
+mod balancing;
 mod problem;
 mod routes;
 

@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn only_what_changed_is_told_again() {
         let mut reported = Reported::default();
-        let report = |edges: &[v1::Edge]| v1::LoadReport { edges: edges.to_vec() };
+        let report =
+            |edges: &[v1::Edge]| v1::LoadReport { edges: edges.to_vec(), ..v1::LoadReport::default() };
         assert_eq!(reported.news(report(&[edge(1, 1), edge(2, 1)])), [report(&[edge(1, 1), edge(2, 1)])]);
         assert_eq!(reported.news(report(&[edge(1, 1), edge(2, 5)])), [report(&[edge(2, 5)])]);
         assert_eq!(reported.news(report(&[edge(1, 1), edge(2, 5)])), [report(&[])], "a sign of life");
@@ -77,7 +78,8 @@ mod tests {
     #[test]
     fn a_big_report_is_several_messages_that_leave_nothing_out() {
         let edges: Vec<_> = (0..5000).map(|port| edge(port, 1)).collect();
-        let messages = Reported::default().news(v1::LoadReport { edges: edges.clone() });
+        let messages =
+            Reported::default().news(v1::LoadReport { edges: edges.clone(), ..v1::LoadReport::default() });
         assert!(messages.len() >= 5);
         assert!(messages.iter().all(|message| message.encoded_len() < 2 * MESSAGE_BYTES));
         assert_eq!(messages.into_iter().flat_map(|message| message.edges).collect::<Vec<_>>(), edges);

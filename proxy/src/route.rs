@@ -192,10 +192,7 @@ fn joined<'a>(
 
 impl QueryMatch {
     fn holds(&self, query: &str) -> bool {
-        let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        let Some((_, value)) = pairs.find(|(name, _)| decoded(name).eq(self.name.bytes())) else {
-            return false;
-        };
+        let Some(value) = raw_query_value(query, &self.name) else { return false };
         match &self.value {
             ValueMatch::Exact(exact) => decoded(value).eq(exact.bytes()),
             ValueMatch::Regex(pattern) if value.contains(['%', '+']) => {
@@ -204,6 +201,16 @@ impl QueryMatch {
             ValueMatch::Regex(pattern) => pattern.matches(value),
         }
     }
+}
+
+/// The value of the first parameter of a name, percent-decoded.
+pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<impl Iterator<Item = u8> + use<'a>> {
+    raw_query_value(query, name).map(decoded)
+}
+
+fn raw_query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(found, _)| decoded(found).eq(name.bytes())).map(|(_, value)| value)
 }
 
 /// The bytes of a query name or value: `+` is a space, `%XX` a byte, and anything else itself.

@@ -16,6 +16,8 @@ use outrigger_certs::SpiffeId;
 
 use crate::filter::Filter;
 use crate::hash::FastMap;
+use crate::hash_key::HashPolicy;
+use crate::outlier::OutlierPolicy;
 use crate::retry::RetryPolicy;
 use crate::route::RouteTable;
 
@@ -203,6 +205,13 @@ pub enum Target {
 pub struct BackendPolicy {
     /// Which endpoint gets a request.
     pub balancer: BalancerKind,
+    /// On what [`BalancerKind::Hash`] goes by.
+    pub hash: Option<Box<HashPolicy>>,
+    /// Requests stay in the caller's zone while at least this share of its endpoints there can be used, percent.
+    /// `None`: no zone is preferred.
+    pub zone_percent: Option<u32>,
+    /// A new endpoint's share grows to what is due to it in this time.
+    pub slow_start: Option<Duration>,
     /// For the TCP connection.
     pub connect_timeout: Duration,
     /// For the TLS handshake.
@@ -235,6 +244,9 @@ impl Default for BackendPolicy {
     fn default() -> Self {
         Self {
             balancer: BalancerKind::PeakEwma,
+            hash: None,
+            zone_percent: Some(70),
+            slow_start: None,
             connect_timeout: Duration::from_secs(1),
             tls_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
@@ -261,6 +273,8 @@ pub enum BalancerKind {
     LeastRequest,
     /// One after the other.
     RoundRobin,
+    /// The same one for the same key; without a key as [`BalancerKind::PeakEwma`].
+    Hash,
 }
 
 /// When an endpoint is taken out.
@@ -274,6 +288,10 @@ pub struct BreakerPolicy {
     pub max_open: Duration,
     /// At most this share of the endpoints is out, percent.
     pub max_ejected_percent: u32,
+    /// One that succeeds far less often than its peers is taken out, too. `None`: they are not compared.
+    pub outlier: Option<OutlierPolicy>,
+    /// While less than this share of the endpoints is in, percent, all are used. 0: never those that are out.
+    pub panic_percent: u32,
 }
 
 impl Default for BreakerPolicy {
@@ -283,6 +301,8 @@ impl Default for BreakerPolicy {
             min_open: Duration::from_secs(1),
             max_open: Duration::from_secs(60),
             max_ejected_percent: 50,
+            outlier: Some(OutlierPolicy::default()),
+            panic_percent: 50,
         }
     }
 }

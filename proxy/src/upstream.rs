@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::breaker::Standing;
 use crate::bulkhead::Permit;
-use crate::cluster::{BreakerTransition, Cluster, Pick};
+use crate::cluster::{Aim, BreakerTransition, Cluster, Pick};
 use crate::failure::{Failure, Side};
 use crate::hash::FastMap;
 use crate::metrics::{Limit, Metrics};
@@ -86,19 +86,17 @@ impl Upstream {
         })
     }
 
-    /// Chooses an endpoint, one not in `tried` if there is any.
+    /// Chooses an endpoint, one not tried before if there is any.
     ///
     /// # Errors
     /// [`Failure::NoEndpoints`] or [`Failure::BreakerOpen`].
     pub(crate) fn engage(
         self: &Rc<Self>,
-        port: u16,
-        zone: &str,
-        tried: &[Arc<str>],
+        aim: &Aim<'_>,
         now: Instant,
         rng: &mut impl Rng,
     ) -> Result<Engagement, Failure> {
-        let pick = self.cluster.borrow_mut().pick(port, zone, tried, now, rng)?;
+        let pick = self.cluster.borrow_mut().pick(aim, now, rng)?;
         Ok(Engagement { upstream: self.clone(), pick: Some(pick), began: now, answered: None })
     }
 

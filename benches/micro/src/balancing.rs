@@ -9,7 +9,7 @@ use anyhow::Result;
 use http::StatusCode;
 use outrigger_api::ServiceName;
 use outrigger_certs::{SpiffeId, TrustDomain};
-use outrigger_proxy::cluster::Cluster;
+use outrigger_proxy::cluster::{Aim, Cluster};
 use outrigger_proxy::retry::Outcome;
 use outrigger_proxy::snapshot::{Endpoint, Endpoints, Service};
 use rand::SeedableRng;
@@ -31,7 +31,7 @@ pub(crate) fn pick_among(endpoints: u16) -> Result<Work> {
     let answer = Outcome::Status { code: StatusCode::OK, grpc: None, retry_after: None };
     let mut one = move || {
         now += PACE;
-        let pick = cluster.pick(80, "", &[], now, &mut rng).expect("every endpoint is healthy");
+        let pick = cluster.pick(&Aim::new(80, ""), now, &mut rng).expect("every endpoint is healthy");
         black_box(&pick.endpoint.address);
         black_box(cluster.finish(pick, &answer, LATENCY, now));
     };

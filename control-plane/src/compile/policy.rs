@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use outrigger_api::{ServiceName, v1};
 
+use super::balancing;
 use super::timing::{Timing, proto};
 use crate::model::Model;
-use crate::resources::{CircuitBreaker, LoadBalancerType, Period, ServicePolicy, ServicePolicySpec};
+use crate::resources::{CircuitBreaker, Period, ServicePolicy, ServicePolicySpec, SuccessRate};
 
 /// What holds for one service.
 #[derive(Debug)]
@@ -33,9 +34,12 @@ impl<'a> Effective<'a> {
         let connection = spec.connection.unwrap_or_default();
         let limits = spec.limits.unwrap_or_default();
         let budget = spec.retry_budget.unwrap_or_default();
-        let balancer = spec.load_balancer.map(|balancer| balancer.kind);
+        let balancer = spec.load_balancer.unwrap_or_default();
         v1::BackendPolicy {
-            balancer: balancer_number(balancer) as i32,
+            balancer: balancing::kind(&balancer) as i32,
+            hash: balancing::hash(&balancer),
+            zone_percent: balancing::zone_percent(&balancer),
+            slow_start: balancer.slow_start.map(|slow_start| proto(slow_start.window.duration())),
             connect_timeout: seconds(connection.connect_timeout, 1),
             tls_timeout: seconds(connection.tls_handshake_timeout, 5),
             idle_timeout: seconds(connection.idle_timeout, 60),
@@ -49,6 +53,7 @@ impl<'a> Effective<'a> {
             request_timeout: self.timing.request.map(proto),
             attempt_timeout: self.timing.attempt.map(proto),
             retry: self.timing.retry.clone(),
+            ..v1::BackendPolicy::default()
         }
     }
 }
@@ -59,26 +64,29 @@ fn created(policy: &ServicePolicy) -> (bool, Option<k8s_openapi::jiff::Timestamp
     (created.is_none(), created)
 }
 
-fn balancer_number(balancer: Option<LoadBalancerType>) -> v1::LoadBalancer {
-    match balancer {
-        None | Some(LoadBalancerType::PeakEwma) => v1::LoadBalancer::PeakEwma,
-        Some(LoadBalancerType::LeastRequest) => v1::LoadBalancer::LeastRequest,
-        Some(LoadBalancerType::RoundRobin) => v1::LoadBalancer::RoundRobin,
-    }
-}
-
 fn breaker(breaker: CircuitBreaker) -> Option<v1::Breaker> {
     if breaker.disabled == Some(true) {
         return None;
     }
     let min_open = breaker.min_open.map_or(Duration::from_secs(1), Period::duration);
     let max_open = breaker.max_open.map_or(Duration::from_secs(60), Period::duration);
+    let max_ejected_percent = breaker.max_ejected_percent.unwrap_or(50).min(100);
     Some(v1::Breaker {
         consecutive_failures: breaker.consecutive_failures.unwrap_or(7),
         min_open: Some(proto(min_open)),
         // Only one of the two may be written, on the wrong side of the other's default.
         max_open: Some(proto(max_open.max(min_open))),
-        max_ejected_percent: breaker.max_ejected_percent.unwrap_or(50),
+        max_ejected_percent,
+        success_rate: success_rate(breaker.success_rate.unwrap_or_default()),
+        panic_threshold_percent: breaker.panic_threshold_percent.unwrap_or(100 - max_ejected_percent),
+    })
+}
+
+fn success_rate(rate: SuccessRate) -> Option<v1::SuccessRate> {
+    (rate.disabled != Some(true)).then(|| v1::SuccessRate {
+        percent_of_peers: rate.percent_of_peers.unwrap_or(50),
+        interval: seconds(rate.interval, 10),
+        min_requests: rate.min_requests.unwrap_or(20),
     })
 }
 

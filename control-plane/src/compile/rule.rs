@@ -92,6 +92,7 @@ impl CompiledRoute {
             attempt_timeout: timing.attempt.map(proto),
             retry: timing.retry,
             backends,
+            ..v1::Rule::default()
         });
     }
 }

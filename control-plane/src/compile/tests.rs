@@ -543,17 +543,84 @@ fn every_default_of_a_policy_is_filled_in() {
             min_open: seconds(1),
             max_open: seconds(60),
             max_ejected_percent: 50,
+            success_rate: Some(v1::SuccessRate {
+                percent_of_peers: 50,
+                interval: seconds(10),
+                min_requests: 20,
+            }),
+            panic_threshold_percent: 50,
         }),
         max_connections: 1024,
         max_pending: 1024,
         max_active: 4096,
         retry_budget_percent: 20,
         retry_budget_per_second: 10,
-        request_timeout: None,
-        attempt_timeout: None,
-        retry: None,
+        zone_percent: 70,
+        ..v1::BackendPolicy::default()
     };
     assert_eq!(policy, expected);
+}
+
+/// The policy of `pay` with these fields.
+fn policy_with(fields: &str) -> v1::BackendPolicy {
+    let document = format!(
+        "---\nkind: ServicePolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{targetRefs: [{{name: pay}}], {fields}}}\n"
+    );
+    with_routes(&[document]).compile("pay.shop", "shop").message.policy.unwrap()
+}
+
+#[test]
+fn a_hash_has_its_key_and_no_zone_unless_asked() {
+    use v1::hash::Key;
+    let balancer = |fields: &str| {
+        let policy = policy_with(&format!("loadBalancer: {{{fields}}}"));
+        (
+            policy.balancer,
+            policy.hash.map(|hash| (hash.key.unwrap(), hash.max_load_percent)),
+            policy.zone_percent,
+        )
+    };
+    let hash = v1::LoadBalancer::Hash as i32;
+    let cookie = |path: &str, ttl: Option<i64>| {
+        let ttl = ttl.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
+        Key::Cookie(v1::Cookie { name: "user".to_owned(), path: path.to_owned(), ttl })
+    };
+    for (fields, key, load, zone) in [
+        ("hash: {header: X-User}", Key::Header("X-User".to_owned()), 0, 0),
+        ("hash: {queryParameter: id, maxLoadPercent: 125}", Key::QueryParameter("id".to_owned()), 125, 0),
+        ("hash: {sourceAddress: true}", Key::SourceAddress(v1::SourceAddress {}), 0, 0),
+        ("hash: {cookie: {name: user}}", cookie("/", None), 0, 0),
+        ("hash: {cookie: {name: user, path: /a, ttl: 1h}}", cookie("/a", Some(3600)), 0, 0),
+        ("hash: {header: a}, zone: {prefer: true}", Key::Header("a".to_owned()), 0, 70),
+    ] {
+        assert_eq!(balancer(&format!("type: Hash, {fields}")), (hash, Some((key, load)), zone), "{fields}");
+    }
+    let round_robin = v1::LoadBalancer::RoundRobin as i32;
+    assert_eq!(balancer("type: RoundRobin, zone: {prefer: false}"), (round_robin, None, 0));
+    assert_eq!(balancer("type: RoundRobin, zone: {minHealthyPercent: 30}"), (round_robin, None, 30));
+    let slow = policy_with("loadBalancer: {slowStart: {window: 30s}}");
+    assert_eq!((slow.balancer, millis(&slow.slow_start)), (v1::LoadBalancer::PeakEwma as i32, Some(30_000)));
+}
+
+#[test]
+fn a_breaker_panics_where_more_are_out_than_it_may_take_unless_it_says_otherwise() {
+    let breaker = |fields: &str| policy_with(&format!("circuitBreaker: {{{fields}}}")).breaker.unwrap();
+    for (fields, ejected, panic) in [
+        ("maxEjectedPercent: 30", 30, 70),
+        ("maxEjectedPercent: 100", 100, 0),
+        ("maxEjectedPercent: 100, panicThresholdPercent: 20", 100, 20),
+        ("panicThresholdPercent: 0", 50, 0),
+    ] {
+        let breaker = breaker(fields);
+        assert_eq!(
+            (breaker.max_ejected_percent, breaker.panic_threshold_percent),
+            (ejected, panic),
+            "{fields}"
+        );
+    }
+    assert_eq!(breaker("successRate: {disabled: true}").success_rate, None);
+    let rate = breaker("successRate: {percentOfPeers: 80, interval: 1s}").success_rate.unwrap();
+    assert_eq!((rate.percent_of_peers, rate.min_requests, millis(&rate.interval)), (80, 20, Some(1000)));
 }
 
 #[test]

@@ -14,6 +14,8 @@ use gateway_api::experimental::httproutes::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+pub(crate) use matches::check_name;
+
 use super::duration::Period;
 use super::metadata::{is_label_key, is_subdomain};
 use super::{Document, FieldPath, Kind, Problems, Resource};

@@ -3,6 +3,8 @@
 //! Every field is optional and stays absent when it was not written; the defaults are filled in when the policy
 //! is compiled, so that a better default reaches everybody who did not choose otherwise.
 
+mod balancing;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::duration::Period;
 use super::problem::{FieldPath, Problems};
 use super::{Document, Kind, Resource};
+
+pub use balancing::{Hash, HashCookie, LoadBalancer, LoadBalancerType, SlowStart, ZonePreference};
 
 /// What holds where `minOpen` is not written.
 const DEFAULT_MIN_OPEN: Period = Period::from_millis(1000);
@@ -70,26 +74,6 @@ fn service_kind() -> String {
     "Service".to_owned()
 }
 
-/// How an endpoint is chosen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoadBalancer {
-    /// The way of choosing.
-    #[serde(rename = "type")]
-    pub kind: LoadBalancerType,
-}
-
-/// A way of choosing an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum LoadBalancerType {
-    /// The better of two, by latency (peak-sensitive moving average) times requests under way.
-    PeakEwma,
-    /// The better of two, by requests under way.
-    LeastRequest,
-    /// One after the other.
-    RoundRobin,
-}
-
 /// When an endpoint that fails is left alone, and for how long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -108,7 +92,35 @@ pub struct CircuitBreaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub max_ejected_percent: Option<u32>,
+    /// Compares an endpoint's successes with those of its peers. On by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success_rate: Option<SuccessRate>,
+    /// While less than this share of the endpoints is in, all of them are used, percent; 0: never those that are
+    /// left alone. Default: what `maxEjectedPercent` leaves of 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub panic_threshold_percent: Option<u32>,
     /// Switches the breaker off. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+}
+
+/// When an endpoint succeeds so much less often than its peers that it is left alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SuccessRate {
+    /// Less than this share of its peers' average rate, percent. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub percent_of_peers: Option<u32>,
+    /// Requests to an endpoint that are needed to judge it. Default: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min_requests: Option<u32>,
+    /// The time whose requests count, up to twice as long. Default: 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Period>,
+    /// Switches the comparison off. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
 }
@@ -227,6 +239,9 @@ impl Document for ServicePolicy {
     fn check(&self, problems: &mut Problems) {
         let spec = FieldPath::root().field("spec");
         self.check_targets(&spec.field("targetRefs"), problems);
+        if let Some(balancer) = &self.spec.load_balancer {
+            balancer.check(&spec.field("loadBalancer"), problems);
+        }
         if let Some(breaker) = &self.spec.circuit_breaker {
             breaker.check(&spec.field("circuitBreaker"), problems);
         }
@@ -266,6 +281,9 @@ impl CircuitBreaker {
     fn check(&self, path: &FieldPath, problems: &mut Problems) {
         for (name, period) in [("minOpen", self.min_open), ("maxOpen", self.max_open)] {
             refuse_zero(&path.field(name), period, problems);
+        }
+        if let Some(rate) = &self.success_rate {
+            refuse_zero(&path.field("successRate").field("interval"), rate.interval, problems);
         }
         let (min, max) =
             (self.min_open.unwrap_or(DEFAULT_MIN_OPEN), self.max_open.unwrap_or(DEFAULT_MAX_OPEN));

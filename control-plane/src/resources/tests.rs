@@ -221,6 +221,27 @@ fn a_policy_is_read_and_its_cross_field_rules_are_kept() {
             "spec.defaults.timeouts.backendRequest: must not be longer than request, 1s",
         ],
     );
+    let balanced =
+        |fields: &str| format!("{head}spec: {{targetRefs: [{{name: web}}], loadBalancer: {{{fields}}}}}");
+    accepted(&balanced("type: Hash, hash: {cookie: {name: user, ttl: 1h, path: /a}, maxLoadPercent: 125}"));
+    accepted(&balanced("slowStart: {window: 30s}, zone: {minHealthyPercent: 50}"));
+    for (fields, problem) in [
+        ("type: Hash", "hash: is required with the type Hash"),
+        ("hash: {header: a}", "hash: means something with the type Hash alone"),
+        ("type: Hash, hash: {header: a, sourceAddress: true}", "hash: must have one of header, cookie"),
+        ("type: Hash, hash: {sourceAddress: false}", "hash: must have one of header, cookie"),
+        ("type: Hash, hash: {header: 'x y'}", "hash.header: \"x y\" is not a name"),
+        ("type: Hash, hash: {cookie: {name: a, ttl: 0s}}", "hash.cookie.ttl: must be longer than 0s"),
+        ("type: Hash, hash: {cookie: {name: a, path: 'a;b'}}", "hash.cookie.path: must begin with /"),
+        (
+            "type: Hash, hash: {header: a, maxLoadPercent: 99}",
+            "hash.maxLoadPercent: 99 is out of range, 100 to 10000",
+        ),
+        ("slowStart: {window: 0s}", "slowStart.window: must be longer than 0s"),
+        ("zone: {minHealthyPercent: 0}", "zone.minHealthyPercent: 0 is out of range, 1 to 100"),
+    ] {
+        assert_problems(&balanced(fields), &[&format!("spec.loadBalancer.{problem}")]);
+    }
     assert_problems(
         &format!(
             "{head}spec: {{targetRefs: [], defaults: {{retry: {{attempts: 0, codes: [200], grpcCodes: [0]}}}}}}"

@@ -9,11 +9,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Member, Wish};
+use super::{Member, Wish, is_panic};
 use crate::breaker::Standing;
-
-/// Requests stay in the caller's zone while at least this share of its endpoints there can be used, percent.
-const ZONE_ENOUGH_PERCENT: usize = 70;
+use crate::snapshot::BackendPolicy;
 
 /// A service has a port or two; were it more, the rolls of these are kept.
 const MAX_ROLLS: usize = 4;
@@ -30,7 +28,7 @@ pub(super) struct Roll {
     ends: Option<Instant>,
     /// Endpoints that are healthy and serve the port.
     pub(super) serving: usize,
-    /// More breakers are open than may be: they are passed over.
+    /// So many breakers are open that they are passed over.
     pub(super) panic: bool,
     /// Those in the zone are enough.
     pub(super) prefers_zone: bool,
@@ -38,6 +36,8 @@ pub(super) struct Roll {
     pub(super) candidates: Vec<usize>,
     /// The first whose breaker would let a probe through.
     pub(super) due: Option<usize>,
+    /// Some of them are so new that they do not get all that is due to them.
+    pub(super) warming: bool,
 }
 
 /// The rolls of one service.
@@ -53,13 +53,13 @@ struct Census {
     /// Those that serve the port in the caller's zone, and those of them that can be used.
     local: usize,
     local_usable: usize,
-    /// When the first of the breakers changes by itself.
+    /// When the first of the breakers changes by itself, or the first of those that are new has warmed up.
     ends: Option<Instant>,
+    warming: bool,
 }
 
 impl Rolls {
-    /// The roll for `port` and `zone` (empty: unknown) at `now`. `changes` counts how often breakers have changed,
-    /// `most_out` says how many of so many endpoints may be out at once.
+    /// The roll for `port` and `zone` (empty: unknown) at `now`. `changes` counts how often breakers have changed.
     pub(super) fn roll(
         &mut self,
         port: u16,
@@ -67,7 +67,7 @@ impl Rolls {
         changes: u64,
         now: Instant,
         members: &[Member],
-        most_out: impl Fn(usize) -> usize,
+        policy: &BackendPolicy,
     ) -> &Roll {
         let known = self.0.iter().position(|roll| roll.port == port && *roll.zone == *zone);
         let index = known.unwrap_or_else(|| {
@@ -75,7 +75,7 @@ impl Rolls {
         });
         let holds = known.is_some_and(|index| self.0[index].holds(changes, now));
         if !holds {
-            let roll = Roll::new(port, zone, changes, now, members, most_out);
+            let roll = Roll::new(port, zone, changes, now, members, policy);
             match self.0.get_mut(index) {
                 Some(place) => *place = roll,
                 None => self.0.push(roll),
@@ -104,9 +104,9 @@ impl Roll {
         changes: u64,
         now: Instant,
         members: &[Member],
-        most_out: impl Fn(usize) -> usize,
+        policy: &BackendPolicy,
     ) -> Self {
-        let census = Census::of(members, port, zone, now);
+        let census = Census::of(members, port, zone, policy, now);
         let mut roll = Self {
             port,
             zone: zone.into(),
@@ -114,10 +114,11 @@ impl Roll {
             made: now,
             ends: census.ends,
             serving: census.serving,
-            panic: census.out > most_out(census.serving),
-            prefers_zone: census.prefers_zone(),
+            panic: is_panic(policy, census.serving, census.out),
+            prefers_zone: census.prefers_zone(policy),
             candidates: Vec::new(),
             due: None,
+            warming: census.warming,
         };
         let wish = Wish { port, zone: roll.prefers_zone.then_some(zone), tried: &[], panic: roll.panic };
         roll.due = gather(members, wish, now, &mut roll.candidates);
@@ -173,7 +174,7 @@ pub(super) fn gather(
 }
 
 impl Census {
-    fn of(members: &[Member], port: u16, zone: &str, now: Instant) -> Self {
+    fn of(members: &[Member], port: u16, zone: &str, policy: &BackendPolicy, now: Instant) -> Self {
         let mut census = Self::default();
         for Member { endpoint, learned } in members {
             let breaker = learned.breaker.borrow();
@@ -184,12 +185,15 @@ impl Census {
             census.out += usize::from(endpoint.healthy && serves && !closed);
             census.local += usize::from(local);
             census.local_usable += usize::from(local && endpoint.healthy && closed);
-            census.ends = [census.ends, breaker.changes_at(now)].into_iter().flatten().min();
+            let warm = learned.warm_at(policy).filter(|warm| now < *warm);
+            census.warming |= warm.is_some();
+            census.ends = [census.ends, breaker.changes_at(now), warm].into_iter().flatten().min();
         }
         census
     }
 
-    fn prefers_zone(&self) -> bool {
-        self.local_usable > 0 && self.local_usable * 100 >= self.local * ZONE_ENOUGH_PERCENT
+    fn prefers_zone(&self, policy: &BackendPolicy) -> bool {
+        let enough = |percent: u32| self.local_usable * 100 >= self.local * percent as usize;
+        self.local_usable > 0 && policy.zone_percent.is_some_and(enough)
     }
 }

@@ -1,9 +1,13 @@
+use std::net::SocketAddr;
+
 use http::StatusCode;
 use proptest::prelude::*;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::hash_key::{HashKey, HashPolicy};
+use crate::ring;
 use crate::snapshot::{BalancerKind, BreakerPolicy};
 
 const PORT: u16 = 80;
@@ -67,7 +71,11 @@ impl Bench {
 
     fn pick_in(&mut self, zone: &str, tried: &[&str]) -> Result<Pick, Failure> {
         let tried: Vec<Arc<str>> = tried.iter().map(|id| Arc::from(*id)).collect();
-        self.cluster.pick(PORT, zone, &tried, self.now, &mut self.rng)
+        self.cluster.pick(&Aim { tried: &tried, ..Aim::new(PORT, zone) }, self.now, &mut self.rng)
+    }
+
+    fn pick_for(&mut self, key: u64) -> Pick {
+        self.cluster.pick(&Aim { key: Some(key), ..Aim::new(PORT, "") }, self.now, &mut self.rng).unwrap()
     }
 
     fn finish(&mut self, pick: Pick, outcome: Outcome, latency: Duration) -> Option<Transition> {
@@ -234,7 +242,7 @@ fn a_lone_endpoint_is_never_taken_out() {
 
 #[test]
 fn all_breakers_open_where_the_policy_allows_it() {
-    let breaker = BreakerPolicy { max_ejected_percent: 100, ..BreakerPolicy::default() };
+    let breaker = BreakerPolicy { max_ejected_percent: 100, panic_percent: 0, ..BreakerPolicy::default() };
     let policy = BackendPolicy { breaker: Some(breaker), ..BackendPolicy::default() };
     let mut bench = Bench::with(named(&["a"]), policy);
     let time = bench.trip("a");
@@ -421,6 +429,195 @@ fn what_says_nothing_of_the_endpoint_changes_nothing() {
     assert!(bench.pick().unwrap().is_probe(), "the probe's place is free again");
 }
 
+/// Hashed, with these keys' bound on the load of one.
+fn hashed(max_load_percent: Option<u32>) -> BackendPolicy {
+    let hash = HashPolicy { key: HashKey::SourceAddress, max_load_percent };
+    BackendPolicy { balancer: BalancerKind::Hash, hash: Some(Box::new(hash)), ..BackendPolicy::default() }
+}
+
+fn balanced(balancer: BalancerKind) -> BackendPolicy {
+    match balancer {
+        BalancerKind::Hash => hashed(Some(150)),
+        balancer => BackendPolicy { balancer, ..BackendPolicy::default() },
+    }
+}
+
+fn balancer() -> impl Strategy<Value = BalancerKind> {
+    prop::sample::select(vec![
+        BalancerKind::PeakEwma,
+        BalancerKind::LeastRequest,
+        BalancerKind::RoundRobin,
+        BalancerKind::Hash,
+    ])
+}
+
+fn apart(ids: &[u8]) -> Arc<Endpoints> {
+    set(ids.iter().map(|id| Endpoint {
+        address: SocketAddr::from(([10, 0, 0, *id], 4743)),
+        ..endpoint(&id.to_string())
+    }))
+}
+
+/// Where each of a thousand keys goes.
+fn owners(bench: &mut Bench) -> Vec<String> {
+    let keys = (0..1000u32).map(|number| ring::key(number.to_be_bytes()));
+    keys.map(|key| bench.pick_for(key).endpoint.id.to_string()).collect()
+}
+
+#[test]
+fn a_key_stays_with_its_endpoint_and_another_has_it_while_that_is_out() {
+    let mut bench = Bench::with(apart(&[1, 2, 3, 4]), hashed(None));
+    let before = owners(&mut bench);
+    assert_eq!(owners(&mut bench), before);
+    let time = bench.trip("2");
+    let meanwhile = owners(&mut bench);
+    for (before, meanwhile) in before.iter().zip(&meanwhile) {
+        assert!(if before == "2" { meanwhile != "2" } else { meanwhile == before }, "{before} {meanwhile}");
+    }
+    bench.now += time;
+    let key =
+        |owner: &str| ring::key((before.iter().position(|id| id == owner).unwrap() as u32).to_be_bytes());
+    assert!(!bench.pick_for(key("1")).is_probe(), "the probe is a request with a key of its own");
+    let probe = bench.pick_for(key("2"));
+    assert!(probe.is_probe());
+    bench.finish(probe, GOOD, ms(5));
+    assert_eq!(owners(&mut bench), before, "they come back");
+}
+
+#[test]
+fn an_endpoint_that_comes_takes_keys_and_moves_no_others() {
+    let mut bench = Bench::with(apart(&[1, 2, 3]), hashed(None));
+    let before = owners(&mut bench);
+    bench.update(apart(&[1, 2, 3, 9]));
+    let after = owners(&mut bench);
+    let moved: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
+    assert!(moved.iter().all(|(_, after)| *after == "9"));
+    assert!((100..450).contains(&moved.len()), "{} of 1000 keys moved", moved.len());
+}
+
+#[test]
+fn a_key_that_everybody_asks_for_is_spread_over_as_many_as_the_bound_says() {
+    let mut bench = Bench::with(apart(&[1, 2, 3, 4]), hashed(Some(125)));
+    let (mut picks, mut places) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        places.push(bench.cluster.active.admit());
+        picks.push(bench.pick_for(7));
+    }
+    let most = bench.cluster.view(bench.now).map(|view| view.in_flight).max();
+    assert!(most <= Some(13), "{most:?} of 40 at one of four");
+}
+
+#[test]
+fn a_request_without_a_key_goes_where_it_is_fast() {
+    let mut bench = Bench::with(apart(&[1, 2]), hashed(None));
+    let got = bench.send(500, |id| (GOOD, if id == "1" { ms(200) } else { ms(5) }));
+    assert!(got["1"] <= 20, "{got:?}");
+}
+
+/// The share of `id` among `count` requests that take no time.
+fn share_of(bench: &mut Bench, id: &str, count: usize) -> f64 {
+    let picked =
+        (0..count as u32).map(|number| bench.pick_for(ring::key(number.to_be_bytes())).endpoint.clone());
+    picked.filter(|endpoint| *endpoint.id == *id).count() as f64 / count as f64
+}
+
+#[test]
+fn a_new_endpoint_gets_its_share_by_and_by() {
+    for balancer in [BalancerKind::RoundRobin, BalancerKind::LeastRequest, BalancerKind::Hash] {
+        let policy = BackendPolicy { slow_start: Some(ms(10_000)), ..balanced(balancer) };
+        let policy = BackendPolicy {
+            hash: policy.hash.map(|hash| Box::new(HashPolicy { max_load_percent: None, ..*hash })),
+            ..policy
+        };
+        let mut bench = Bench::with(apart(&[1, 2, 3]), policy);
+        let first = share_of(&mut bench, "1", 3000);
+        assert!((0.25..0.42).contains(&first), "{balancer:?}: the first ones are never new, {first}");
+        bench.update(apart(&[1, 2, 3, 9]));
+        let full = {
+            bench.now += ms(10_000);
+            let full = share_of(&mut bench, "9", 3000);
+            bench.now -= ms(10_000);
+            full
+        };
+        for (after, expected) in [(0, 0.1), (2_500, 0.25), (5_000, 0.5), (7_500, 0.75), (10_000, 1.0)] {
+            bench.cluster.rolls.clear(); // the clock was turned back above
+            bench.now += ms(after);
+            let share = share_of(&mut bench, "9", 3000) / full;
+            bench.now -= ms(after);
+            assert!((share - expected).abs() < 0.1, "{balancer:?}: {share} after {after} ms");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_has_recovered_is_new_and_a_lone_one_is_not() {
+    let policy = || BackendPolicy { slow_start: Some(ms(10_000)), ..balanced(BalancerKind::RoundRobin) };
+    let mut bench = Bench::with(named(&["a", "b"]), policy());
+    bench.update(set([endpoint("a"), Endpoint { healthy: false, ..endpoint("b") }]));
+    bench.update(named(&["a", "b"]));
+    assert!(share_of(&mut bench, "b", 1000) < 0.1);
+    bench.update(set([]));
+    bench.update(named(&["c", "d"]));
+    assert!(share_of(&mut bench, "c", 1000) > 0.4, "where all are new, all get their share");
+}
+
+#[test]
+fn how_many_of_a_zone_are_enough_is_what_the_policy_says() {
+    let zoned = |id: &str, zone: &str, healthy| Endpoint { zone: zone.into(), healthy, ..endpoint(id) };
+    let all = || set([zoned("a1", "a", true), zoned("a2", "a", false), zoned("b1", "b", true)]);
+    for (percent, stays) in [(Some(50), true), (Some(51), false), (Some(1), true), (None, false)] {
+        let policy = BackendPolicy { zone_percent: percent, ..BackendPolicy::default() };
+        let mut bench = Bench::with(all(), policy);
+        let zones = (0..50).map(|_| bench.pick_in("a", &[]).unwrap().endpoint.zone.to_string());
+        let zones: std::collections::BTreeSet<_> = zones.collect();
+        assert_eq!(zones.len() == 1, stays, "{percent:?}: {zones:?}");
+    }
+}
+
+#[test]
+fn breakers_of_a_zone_count_as_out_and_its_requests_spill_over() {
+    let zoned = |id: &str, zone: &str| Endpoint { zone: zone.into(), ..endpoint(id) };
+    let all = set([zoned("a1", "a"), zoned("a2", "a"), zoned("b1", "b"), zoned("b2", "b")]);
+    let policy = BackendPolicy { balancer: BalancerKind::RoundRobin, ..BackendPolicy::default() };
+    let mut bench = Bench::with(all, policy);
+    let time = bench.trip("a1");
+    let zones = |bench: &mut Bench| {
+        let picks = (0..50).map(|_| bench.pick_in("a", &[]).unwrap().endpoint.zone.to_string());
+        picks.collect::<std::collections::BTreeSet<_>>().len()
+    };
+    assert_eq!(zones(&mut bench), 2);
+    bench.now += time;
+    let probe = bench.pick_in("a", &[]).unwrap();
+    assert!(probe.is_probe());
+    bench.finish(probe, GOOD, ms(1));
+    assert_eq!(zones(&mut bench), 1, "and comes back with it");
+}
+
+#[test]
+fn all_are_used_as_soon_as_too_few_are_in() {
+    for (panic_percent, panics) in [(0, false), (50, false), (75, false), (76, true)] {
+        let breaker = BreakerPolicy { panic_percent, ..BreakerPolicy::default() };
+        let policy = BackendPolicy { breaker: Some(breaker), ..balanced(BalancerKind::RoundRobin) };
+        let mut bench = Bench::with(named(&["a", "b", "c", "d"]), policy);
+        bench.trip("a");
+        let picked = (0..20).any(|_| &*bench.pick().unwrap().endpoint.id == "a");
+        assert_eq!(picked, panics, "{panic_percent} %, three of four are in");
+    }
+}
+
+#[test]
+fn nobody_is_compared_with_peers_where_the_policy_says_so() {
+    let breaker = BreakerPolicy { outlier: None, ..BreakerPolicy::default() };
+    let policy = BackendPolicy { breaker: Some(breaker), ..balanced(BalancerKind::RoundRobin) };
+    let mut bench = Bench::with(named(&["a", "b", "c"]), policy);
+    let turn = Cell::new(0);
+    bench.send(300, |id| {
+        turn.set(turn.get() + usize::from(id == "a"));
+        (if id == "a" && !turn.get().is_multiple_of(3) { BAD } else { GOOD }, ms(5))
+    });
+    assert_eq!(bench.out(), 0);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Pick { zone: bool, tried: bool },
@@ -461,10 +658,18 @@ proptest! {
     #[test]
     fn an_ejected_endpoint_is_never_picked_and_nothing_leaks(
         percent in 0u32..=100,
+        panic_percent in prop_oneof![Just(0u32), 0u32..=100],
+        balancer in balancer(),
         steps in prop::collection::vec(step(), 1..150),
     ) {
-        let breaker = BreakerPolicy { consecutive_failures: 2, max_ejected_percent: percent, ..BreakerPolicy::default() };
-        let policy = BackendPolicy { breaker: Some(breaker), ..BackendPolicy::default() };
+        let breaker = BreakerPolicy {
+            consecutive_failures: 2,
+            max_ejected_percent: percent,
+            panic_percent,
+            ..BreakerPolicy::default()
+        };
+        let slow_start = Some(ms(3000));
+        let policy = BackendPolicy { breaker: Some(breaker), slow_start, ..balanced(balancer) };
         let mut endpoints = drawn(&[(0, true, true), (1, true, true), (2, false, true), (3, false, true)]);
         let mut bench = Bench::with(Arc::clone(&endpoints), policy);
         let mut picks: Vec<Pick> = Vec::new();
@@ -484,19 +689,22 @@ proptest! {
             let out = healthy_out(&bench);
             match step {
                 Step::Pick { zone, tried } => {
-                    let tried: Vec<&str> = if tried { vec!["0"] } else { Vec::new() };
-                    match bench.pick_in(if zone { "z" } else { "" }, &tried) {
+                    let tried: Vec<Arc<str>> = if tried { vec!["0".into()] } else { Vec::new() };
+                    let key = Some(bench.rng.random());
+                    let aim = Aim { tried: &tried, key, ..Aim::new(PORT, if zone { "z" } else { "" }) };
+                    match bench.cluster.pick(&aim, bench.now, &mut bench.rng) {
                         Ok(pick) => {
                             prop_assert!(pick.endpoint.healthy);
                             let breaker = before[&pick.endpoint.id];
                             prop_assert_eq!(pick.is_probe(), breaker == Standing::Due);
-                            prop_assert!(out > most_out || matches!(breaker, Standing::Closed | Standing::Due));
+                            let panic = (healthy - out) * 100 < healthy * panic_percent as usize;
+                            prop_assert!(panic || matches!(breaker, Standing::Closed | Standing::Due));
                             picks.push(pick);
                         }
                         Err(Failure::NoEndpoints) => prop_assert_eq!(healthy, 0),
                         Err(failure) => {
                             prop_assert_eq!(failure, Failure::BreakerOpen);
-                            prop_assert_eq!(out, healthy);
+                            prop_assert_eq!((out, panic_percent), (healthy, 0));
                         }
                     }
                 }
@@ -530,15 +738,17 @@ proptest! {
     #[test]
     fn picks_do_not_depend_on_what_was_kept_from_the_ones_before(
         percent in 0u32..=100,
+        kind in balancer(),
         steps in prop::collection::vec(step(), 1..150),
     ) {
         let policy = |percent| {
             let breaker = BreakerPolicy {
                 consecutive_failures: 2,
                 max_ejected_percent: percent,
+                panic_percent: 100 - percent,
                 ..BreakerPolicy::default()
             };
-            BackendPolicy { breaker: Some(breaker), ..BackendPolicy::default() }
+            BackendPolicy { breaker: Some(breaker), slow_start: Some(ms(3000)), ..balanced(kind) }
         };
         let endpoints = drawn(&[(0, true, true), (1, true, true), (2, false, true), (3, false, true)]);
         let mut benches = [(); 2].map(|()| Bench::with(Arc::clone(&endpoints), policy(percent)));
@@ -557,7 +767,9 @@ proptest! {
                             tried = vec![member.endpoint.id.clone()]; // which may be known by its address
                         }
                         let zone = if *zone { "z" } else { "" };
-                        let pick = bench.cluster.pick(PORT, zone, &tried, bench.now, &mut bench.rng);
+                        let key = Some(bench.rng.random());
+                        let aim = Aim { tried: &tried, key, ..Aim::new(PORT, zone) };
+                        let pick = bench.cluster.pick(&aim, bench.now, &mut bench.rng);
                         results.push(pick.as_ref().map(|pick| (pick.endpoint.id.clone(), pick.is_probe()))
                             .map_err(|failure| *failure));
                         picks.extend(pick.ok());

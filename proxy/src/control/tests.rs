@@ -36,15 +36,15 @@ pub(crate) fn backend_policy() -> v1::BackendPolicy {
             min_open: seconds(1),
             max_open: seconds(60),
             max_ejected_percent: 50,
+            panic_threshold_percent: 50,
+            ..v1::Breaker::default()
         }),
         max_connections: 1024,
         max_pending: 1024,
         max_active: 4096,
         retry_budget_percent: 20,
         retry_budget_per_second: 10,
-        request_timeout: None,
-        attempt_timeout: None,
-        retry: None,
+        ..v1::BackendPolicy::default()
     }
 }
 
@@ -644,7 +644,12 @@ async fn health_is_told_at_once_and_load_every_two_seconds() {
     let counted = requests.clone();
     proxy.inputs.load = Arc::new(move || {
         let requests = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Box::pin(async move { v1::LoadReport { edges: vec![v1::Edge { requests, ..v1::Edge::default() }] } })
+        Box::pin(async move {
+            v1::LoadReport {
+                edges: vec![v1::Edge { requests, ..v1::Edge::default() }],
+                ..v1::LoadReport::default()
+            }
+        })
     });
     let _proxy = proxy.start();
     let mut session = peer.session().await;

@@ -10,7 +10,7 @@ impl MetricsSnapshot {
     /// One edge per service, port, route and peer. What led to no service, or overflowed, is not an edge.
     pub fn load_report(&self) -> v1::LoadReport {
         let edges = self.requests.iter().filter_map(|(key, data)| edge(key, data)).collect();
-        v1::LoadReport { edges }
+        v1::LoadReport { edges, ejections: Vec::new() }
     }
 }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 use http::StatusCode;
 use outrigger_api::v1;
 
+use super::balancing;
 use super::problem::{Path, Problems};
 use crate::backoff::Backoff;
+use crate::outlier::OutlierPolicy;
 use crate::retry::RetryPolicy;
-use crate::snapshot::{BackendPolicy, BalancerKind, BreakerPolicy};
+use crate::snapshot::{BackendPolicy, BreakerPolicy};
 
 /// The longest duration that a message may carry (google.protobuf.Duration): 10,000 years. Any clock can add that.
 const LONGEST_SECONDS: i64 = 315_576_000_000;
@@ -23,7 +25,9 @@ pub(super) fn policy(
     problems: &mut Problems,
 ) -> Option<BackendPolicy> {
     let raw = problems.present(raw, path)?;
-    let balancer = balancer(raw.balancer, &path.field("balancer"), problems);
+    let balancer = balancing::balancer(raw.balancer, &path.field("balancer"), problems);
+    let hash = balancing::hash(raw, path, problems);
+    let zone_percent = balancing::percent(raw.zone_percent, &path.field("zonePercent"), problems);
     let connect_timeout = required(raw.connect_timeout.as_ref(), &path.field("connectTimeout"), problems);
     let tls_timeout = required(raw.tls_timeout.as_ref(), &path.field("tlsTimeout"), problems);
     let idle_timeout = required(raw.idle_timeout.as_ref(), &path.field("idleTimeout"), problems);
@@ -45,6 +49,9 @@ pub(super) fn policy(
         request_timeout: optional(raw.request_timeout.as_ref(), &path.field("requestTimeout"), problems),
         attempt_timeout: optional(raw.attempt_timeout.as_ref(), &path.field("attemptTimeout"), problems),
         retry: retry(raw.retry.as_ref(), &path.field("retry"), problems),
+        slow_start: optional(raw.slow_start.as_ref(), &path.field("slowStart"), problems),
+        zone_percent: (zone_percent > 0).then_some(zone_percent),
+        hash,
         balancer: balancer?,
         connect_timeout: connect_timeout?,
         tls_timeout: tls_timeout?,
@@ -52,23 +59,12 @@ pub(super) fn policy(
     })
 }
 
-fn balancer(raw: i32, path: &Path<'_>, problems: &mut Problems) -> Option<BalancerKind> {
-    match v1::LoadBalancer::try_from(raw) {
-        Ok(v1::LoadBalancer::PeakEwma) => Some(BalancerKind::PeakEwma),
-        Ok(v1::LoadBalancer::LeastRequest) => Some(BalancerKind::LeastRequest),
-        Ok(v1::LoadBalancer::RoundRobin) => Some(BalancerKind::RoundRobin),
-        Ok(v1::LoadBalancer::Unspecified) | Err(_) => {
-            problems.add(path, format!("balancer {raw} is not known here"));
-            None
-        }
-    }
-}
-
 fn breaker(raw: &v1::Breaker, path: &Path<'_>, problems: &mut Problems) -> Option<BreakerPolicy> {
     at_least_one(raw.consecutive_failures, &path.field("consecutiveFailures"), problems);
-    if raw.max_ejected_percent > 100 {
-        problems.add(&path.field("maxEjectedPercent"), format!("{} is over 100", raw.max_ejected_percent));
-    }
+    balancing::percent(raw.max_ejected_percent, &path.field("maxEjectedPercent"), problems);
+    balancing::percent(raw.panic_threshold_percent, &path.field("panicThresholdPercent"), problems);
+    let success_rate = path.field("successRate");
+    let outlier = raw.success_rate.as_ref().and_then(|raw| outlier(raw, &success_rate, problems));
     let min_open = required(raw.min_open.as_ref(), &path.field("minOpen"), problems);
     let max_open = required(raw.max_open.as_ref(), &path.field("maxOpen"), problems);
     let (min_open, max_open) = min_open.zip(max_open)?;
@@ -80,7 +76,16 @@ fn breaker(raw: &v1::Breaker, path: &Path<'_>, problems: &mut Problems) -> Optio
         min_open,
         max_open,
         max_ejected_percent: raw.max_ejected_percent,
+        outlier,
+        panic_percent: raw.panic_threshold_percent,
     })
+}
+
+fn outlier(raw: &v1::SuccessRate, path: &Path<'_>, problems: &mut Problems) -> Option<OutlierPolicy> {
+    let percent_of_peers = balancing::percent(raw.percent_of_peers, &path.field("percentOfPeers"), problems);
+    at_least_one(raw.min_requests, &path.field("minRequests"), problems);
+    let window = required(raw.interval.as_ref(), &path.field("interval"), problems)?;
+    Some(OutlierPolicy { percent_of_peers, window, min_requests: raw.min_requests })
 }
 
 /// Reads a retry policy; absent is none.

@@ -158,7 +158,7 @@ fn fields(raw: &[v1::Header], path: &Path<'_>, problems: &mut Problems) -> Vec<(
     fields
 }
 
-fn header_name(text: &str, path: &Path<'_>, problems: &mut Problems) -> Option<HeaderName> {
+pub(super) fn header_name(text: &str, path: &Path<'_>, problems: &mut Problems) -> Option<HeaderName> {
     let name = HeaderName::from_bytes(text.as_bytes()).ok();
     if name.is_none() {
         problems.add(path, format!("{text:?} is not the name of a field"));

@@ -5,6 +5,7 @@ use outrigger_api::v1;
 
 use super::*;
 use crate::filter::Filter;
+use crate::hash_key::HashKey;
 use crate::snapshot::{BalancerKind, Target};
 
 fn milliseconds(number: i64) -> Option<prost_types::Duration> {
@@ -27,6 +28,12 @@ fn backend_policy() -> v1::BackendPolicy {
             min_open: milliseconds(1000),
             max_open: milliseconds(2000),
             max_ejected_percent: 100,
+            success_rate: Some(v1::SuccessRate {
+                percent_of_peers: 60,
+                interval: milliseconds(5000),
+                min_requests: 10,
+            }),
+            panic_threshold_percent: 0,
         }),
         max_connections: 1,
         max_pending: 0,
@@ -42,6 +49,9 @@ fn backend_policy() -> v1::BackendPolicy {
             grpc_codes: vec![14],
             non_idempotent: true,
         }),
+        zone_percent: 60,
+        slow_start: milliseconds(30_000),
+        ..v1::BackendPolicy::default()
     }
 }
 
@@ -91,6 +101,7 @@ fn routed_port() -> v1::ServicePort {
                     filters: vec![],
                 },
             ],
+            ..v1::Rule::default()
         }],
     }
 }
@@ -139,9 +150,46 @@ fn a_policy_is_read_whole() {
     assert_eq!(policy.request_timeout, Some(Duration::from_millis(100)));
     let breaker = policy.breaker.as_ref().unwrap();
     assert_eq!((breaker.consecutive_failures, breaker.max_ejected_percent), (3, 100));
+    assert_eq!((breaker.outlier.unwrap().min_requests, breaker.panic_percent), (10, 0));
+    assert_eq!((policy.zone_percent, policy.slow_start), (Some(60), Some(Duration::from_secs(30))));
     let retry = policy.retry.as_ref().unwrap();
     assert_eq!((retry.attempts, retry.non_idempotent), (2, true));
     assert_eq!((&retry.status[..], &retry.grpc[..]), (&[StatusCode::SERVICE_UNAVAILABLE][..], &[14][..]));
+}
+
+#[test]
+fn what_is_hashed_is_read_or_refused_with_its_field() {
+    let with = |balancer: v1::LoadBalancer, key: Option<v1::hash::Key>, max_load_percent: u32| {
+        let mut raw = payments();
+        let policy = raw.policy.as_mut().unwrap();
+        policy.balancer = balancer as i32;
+        policy.hash = Some(v1::Hash { key, max_load_percent });
+        service(&raw)
+            .map_err(|error| error.problems.into_iter().map(|problem| problem.field).collect::<Vec<_>>())
+    };
+    let header = |name: &str| Some(v1::hash::Key::Header(name.to_owned()));
+    let cookie = |name: &str, path: &str| {
+        let (name, path) = (name.to_owned(), path.to_owned());
+        Some(v1::hash::Key::Cookie(v1::Cookie { name, path, ttl: milliseconds(1000) }))
+    };
+    let hash = with(v1::LoadBalancer::Hash, header("X-User"), 125).unwrap().policy.hash.clone().unwrap();
+    assert_eq!(hash.max_load_percent, Some(125));
+    assert!(matches!(hash.key, HashKey::Header(name) if name == "x-user"));
+    assert!(with(v1::LoadBalancer::Hash, cookie("user", "/"), 0).is_ok());
+    for (balancer, key, max_load_percent, field) in [
+        (v1::LoadBalancer::PeakEwma, header("x-user"), 0, ""),
+        (v1::LoadBalancer::Hash, header("x user"), 0, ".header"),
+        (v1::LoadBalancer::Hash, cookie("user", "/\n"), 0, ".cookie"),
+        (v1::LoadBalancer::Hash, cookie("", "/"), 0, ".cookie"),
+        (v1::LoadBalancer::Hash, header("x-user"), 99, ".maxLoadPercent"),
+        (v1::LoadBalancer::Hash, None, 0, ".key"),
+    ] {
+        let error = with(balancer, key, max_load_percent).unwrap_err();
+        assert_eq!(error, [format!("service.policy.hash{field}")]);
+    }
+    let mut absent = payments();
+    absent.policy.as_mut().unwrap().balancer = v1::LoadBalancer::Hash as i32;
+    assert_eq!(service(&absent).unwrap_err().problems[0].field, "service.policy.hash");
 }
 
 #[test]

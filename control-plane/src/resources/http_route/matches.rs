@@ -96,7 +96,7 @@ fn has_path_characters_only(value: &str) -> bool {
 }
 
 /// Refuses what is no field name (RFC 9110 section 5.1); the Gateway API gives query parameters the same form.
-pub(super) fn check_name(name: &str, path: &FieldPath, problems: &mut Problems) {
+pub(crate) fn check_name(name: &str, path: &FieldPath, problems: &mut Problems) {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if !(1..=256).contains(&name.len()) || !name.bytes().all(is_token) {
         problems.error(path, format!("{name:?} is not a name: 1 to 256 letters, digits and !#$%&'*+-.^_`|~"));
