@@ -105,6 +105,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/proxies", get(mesh::proxies))
         .route("/v1/services", get(mesh::services))
+        .route("/v1/compiled/{namespace}/{name}", get(mesh::compiled))
         .route("/v1/stats", get(mesh::stats))
         .route("/v1/certificates", get(mesh::certificates))
         .route("/v1/certificates/rotate", post(mesh::rotate))

@@ -32,6 +32,7 @@ use crate::model::Model;
 pub(crate) use attach::{Attached, attached};
 pub(crate) use conditions::route_statuses;
 pub(crate) use mesh::{inbound, mesh_settings};
+pub(crate) use policy::policy_of;
 pub(crate) use port::Facts;
 
 /// Everything that is compiled from: the documents, and what registrations say.

@@ -27,6 +27,7 @@ mod compile;
 mod control_plane;
 pub mod diff;
 mod discovery;
+pub mod explain;
 mod identity;
 pub mod mesh;
 mod model;

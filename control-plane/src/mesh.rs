@@ -25,6 +25,7 @@ use crate::certificates::Certificates;
 use crate::compile::{Facts, World, attached, mesh_settings, route_statuses};
 use crate::discovery::journal::{Journal, JournalError};
 use crate::discovery::{EndpointSet, ProxyId, RegisteredService, RegistrationError, Registry};
+use crate::explain::{CompiledService, explain};
 use crate::model::Model;
 use crate::push::cache::Cache;
 use crate::resources::Documents;
@@ -170,6 +171,13 @@ impl Mesh {
         names.iter().filter_map(|name| self.state().service_status(name)).collect()
     }
 
+    /// What proxies of callers in namespace `client` are told of a service, and which documents say so. `None`: there
+    /// is no such service.
+    pub fn explain(&self, service: &ServiceName, client: &str) -> Option<CompiledService> {
+        let state = self.state();
+        explain(state.world(), service, client, state.endpoint_statuses(service))
+    }
+
     /// Traffic by edge: over the last `window` (up to a minute is kept), or since the proxies started.
     pub fn stats(&self, window: Option<Duration>) -> Vec<EdgeStats> {
         let extract = self.state().traffic.extract(window, Instant::now());
@@ -245,17 +253,20 @@ impl State {
             protocol: protocol_name(port.protocol).to_owned(),
             routed: routed(port.number),
         });
-        let endpoints = self.published.get(name).map(|registered| registered.endpoints.clone());
-        let endpoints = endpoints.iter().flat_map(|set| &set.all);
         Some(ServiceStatus {
             namespace: name.namespace().to_owned(),
             name: name.name().to_owned(),
             declared: facts.declared,
             ports: ports.collect(),
-            endpoints: endpoints.map(|(id, endpoint)| self.endpoint_status(id, endpoint)).collect(),
+            endpoints: self.endpoint_statuses(name),
             routes: route_statuses(self.world(), name, &facts),
             subscribers: self.proxies.users(name),
         })
+    }
+
+    fn endpoint_statuses(&self, service: &ServiceName) -> Vec<EndpointStatus> {
+        let sets = self.published.get(service).into_iter().flat_map(|registered| &registered.endpoints.all);
+        sets.map(|(id, endpoint)| self.endpoint_status(id, endpoint)).collect()
     }
 
     fn endpoint_status(&self, id: &ProxyId, endpoint: &v1::Endpoint) -> EndpointStatus {

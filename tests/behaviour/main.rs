@@ -5,6 +5,7 @@ mod balancing;
 mod breaker;
 mod documents;
 mod examples;
+mod explain;
 mod grpc;
 mod hostile_input;
 mod identity;

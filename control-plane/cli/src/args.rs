@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Proxies(commands::proxies::ProxiesArgs),
     /// The certificate authority and the identities in use.
     Identity(commands::identity::IdentityArgs),
+    /// What the mesh does with a request, and which document says so.
+    Explain(Box<commands::explain::ExplainArgs>),
     /// Is everything as it should be, and what to do where not.
     Check(commands::check::CheckArgs),
     /// Completions for a shell.
@@ -150,6 +152,9 @@ mod tests {
             "outrigger token create --namespace Shop --service-account a",
             "outrigger run --service web",
             "outrigger stat --window soon",
+            "outrigger explain",
+            "outrigger explain --from web pay.shop",
+            "outrigger explain pay.shop -H novalue",
             "outrigger control-plane --api-listen 4780",
             "outrigger completions cmd",
         ] {

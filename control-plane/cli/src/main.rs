@@ -13,6 +13,7 @@ mod commands;
 mod data_dir;
 mod demo;
 mod documents;
+mod explanation;
 mod failure;
 mod lifeline;
 mod log;

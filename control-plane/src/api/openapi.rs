@@ -38,6 +38,7 @@ use crate::resources::{Kind, Scope, schema_of};
         super::tokens::revoke,
         super::mesh::proxies,
         super::mesh::services,
+        super::mesh::compiled,
         super::mesh::stats,
         super::mesh::certificates,
         super::mesh::rotate,

@@ -19,10 +19,8 @@ pub(super) struct Effective<'a> {
 }
 
 impl<'a> Effective<'a> {
-    /// Of several policies that name the service, the oldest holds.
     pub(super) fn of(model: &'a Model, service: &ServiceName) -> Self {
-        let oldest = model.policies(service).min_by_key(|(key, policy)| (created(policy), *key));
-        let spec = oldest.map(|(_, policy)| &policy.spec);
+        let spec = policy_of(model, service).map(|(_, policy)| &policy.spec);
         let mesh = model.documents().mesh_config.as_ref().and_then(|mesh| mesh.spec.defaults.as_ref());
         let own = spec.and_then(|spec| spec.defaults.as_ref());
         Self { spec, timing: Timing::defaults(own, mesh) }
@@ -56,6 +54,14 @@ impl<'a> Effective<'a> {
             ..v1::BackendPolicy::default()
         }
     }
+}
+
+/// The policy that holds for a service, with its namespace and name: of several that name it, the oldest.
+pub(crate) fn policy_of<'a>(
+    model: &'a Model,
+    service: &ServiceName,
+) -> Option<(&'a (String, String), &'a ServicePolicy)> {
+    model.policies(service).min_by_key(|(key, policy)| (created(policy), *key))
 }
 
 /// A policy without a time is younger than all others.

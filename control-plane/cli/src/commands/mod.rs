@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod control_plane;
 pub(crate) mod delete;
 pub(crate) mod diff;
+pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod identity;
@@ -45,6 +46,7 @@ pub(crate) fn run(command: Command) -> Result<(), Stop> {
         Command::Stat(args) => block_on(stat::run(args)),
         Command::Proxies(args) => block_on(proxies::run(args)),
         Command::Identity(args) => block_on(identity::run(args)),
+        Command::Explain(args) => block_on(explain::run(*args)),
         Command::Check(args) => block_on(check::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::DemoApp(args) => block_on(demo::app::run(args)),

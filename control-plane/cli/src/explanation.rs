@@ -1,0 +1,340 @@
+//! What the caller's proxy does with a request, decided by the proxy's own code from what it is sent.
+//!
+//! The control plane's answer holds the message that proxies get. It is read here as they read it, and the request is
+//! looked up in the table that they would look it up in, so that what is said here is what happens. What the control
+//! plane adds is where each value came from.
+
+use http::request;
+use outrigger_api::{ServiceName, v1};
+use outrigger_control_plane::explain::{CompiledService, PortOrigins, RuleOrigin, Setting, Source};
+use outrigger_control_plane::status::EndpointStatus;
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::policy;
+use outrigger_proxy::route::{Mismatch, RouteMatch};
+use outrigger_proxy::snapshot::{Protocol, Rule, ServicePort, Target};
+use serde::Serialize;
+
+use crate::failure::Stop;
+
+/// So many of the matches that did not hold are worth telling.
+const NEAREST_MISSES: usize = 3;
+
+/// Everything that decides about one request.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Explanation {
+    /// `GET /pay`.
+    pub(crate) request: String,
+    /// The service and port that it is for, `payments.shop:80`.
+    pub(crate) destination: String,
+    /// What the port speaks.
+    pub(crate) protocol: &'static str,
+    /// The namespace that it comes from.
+    pub(crate) client: String,
+    /// The store's revision.
+    pub(crate) revision: u64,
+    /// What becomes of it.
+    pub(crate) verdict: Verdict,
+    /// The rule that it falls under; absent where no route is attached or none matches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rule: Option<MatchedRule>,
+    /// Matches that did not hold, the nearest first.
+    pub(crate) missed: Vec<MissedRule>,
+    /// Timeouts and retries.
+    pub(crate) settings: Vec<Setting>,
+    /// Where it may go.
+    pub(crate) backends: Vec<Backend>,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Verdict {
+    /// It is sent to a backend.
+    pub(crate) forwarded: bool,
+    /// The name of the failure that the proxy answers with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failure: Option<&'static str>,
+    /// The status of that answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<u16>,
+    /// Why, for people.
+    pub(crate) reason: String,
+}
+
+/// The rule that a request falls under.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MatchedRule {
+    pub(crate) source: Source,
+    pub(crate) name: String,
+    /// The match that holds, in words.
+    pub(crate) matched: String,
+    pub(crate) filters: Vec<String>,
+}
+
+/// A rule that the request does not fall under.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MissedRule {
+    pub(crate) source: Source,
+    pub(crate) name: String,
+    /// The match that does not hold, in words.
+    pub(crate) matches: String,
+    /// The parts of it that the request does not meet.
+    pub(crate) because: Vec<String>,
+}
+
+/// Where a share of the requests goes.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Backend {
+    /// `payments-v1.shop:80`; absent where it leads nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) destination: Option<String>,
+    /// Why it leads nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) invalid: Option<String>,
+    pub(crate) weight: u32,
+    /// Of the requests.
+    pub(crate) percent: f64,
+    /// How its endpoints are called.
+    pub(crate) settings: Vec<Setting>,
+    /// Who answers for it at this port.
+    pub(crate) endpoints: Vec<EndpointStatus>,
+    #[serde(skip)]
+    pub(crate) target: Option<(ServiceName, u16)>,
+}
+
+impl Verdict {
+    fn forwarded(reason: impl Into<String>) -> Self {
+        Self { forwarded: true, failure: None, status: None, reason: reason.into() }
+    }
+
+    fn refused(failure: Failure, reason: impl Into<String>) -> Self {
+        let facts = failure.facts();
+        let (failure, status) = (Some(facts.name), Some(facts.status.as_u16()));
+        Self { forwarded: false, failure, status, reason: reason.into() }
+    }
+}
+
+/// Decides about a request to `port` of a service.
+///
+/// # Errors
+/// The control plane's message cannot be read, or is one that a proxy would refuse.
+pub(crate) fn explain(
+    compiled: &CompiledService,
+    port: u16,
+    head: &request::Parts,
+) -> Result<Explanation, Stop> {
+    let message: v1::Service = compiled.service.read()?;
+    let service = policy::service(&message)?;
+    let mut explanation = Explanation {
+        request: format!("{} {}", head.method, head.uri),
+        destination: format!("{}:{port}", service.name),
+        protocol: "none",
+        client: compiled.client.clone(),
+        revision: compiled.revision,
+        verdict: Verdict::forwarded("to the service's own endpoints"),
+        rule: None,
+        missed: Vec::new(),
+        settings: request_settings(compiled),
+        backends: Vec::new(),
+    };
+    let Some(place) = service.ports.iter().position(|one| one.port == port) else {
+        let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+        let reason = format!("the service has no port {port}; it has {}", ports.join(", "));
+        explanation.verdict = Verdict::refused(Failure::NoRoute, reason);
+        return Ok(explanation);
+    };
+    let (parsed, raw) = (&service.ports[place], &message.ports[place]);
+    explanation.protocol = protocol(parsed.protocol);
+    match (&parsed.routes, compiled.ports.iter().find(|origins| origins.port == port)) {
+        (Some(_), Some(origins)) if parsed.protocol != Protocol::Tcp => {
+            explanation.route(parsed, raw, origins, head);
+        }
+        _ => {
+            explanation.backends = vec![Backend::of(1, 1, Target::Service { name: service.name, port })];
+            if parsed.protocol == Protocol::Tcp {
+                explanation.verdict.reason =
+                    "unread, as opaque bytes, to the service's own endpoints".to_owned();
+            }
+        }
+    }
+    Ok(explanation)
+}
+
+/// What holds for requests where no rule says otherwise.
+fn request_settings(compiled: &CompiledService) -> Vec<Setting> {
+    let settings = compiled.settings.iter().filter(|setting| setting.name.starts_with("defaults."));
+    settings.cloned().collect()
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Detect => "detected",
+        Protocol::Http1 => "http1",
+        Protocol::Http2 => "http2",
+        Protocol::Tcp => "tcp",
+    }
+}
+
+impl Explanation {
+    fn route(
+        &mut self,
+        port: &ServicePort,
+        raw: &v1::ServicePort,
+        origins: &PortOrigins,
+        head: &request::Parts,
+    ) {
+        let Some(routes) = &port.routes else { return };
+        let origin = |of: &RouteMatch| origins.rules.get(of.rule);
+        let found = routes.position(head);
+        let tried = &routes.matches()[..found.unwrap_or(routes.matches().len())];
+        let mut missed: Vec<_> =
+            tried.iter().enumerate().map(|(place, one)| (one.mismatches(head), place, one)).collect();
+        // Of those that fail in as many parts, the one that would have come first.
+        missed.sort_by_key(|(mismatches, place, _)| (mismatches.len(), *place));
+        self.missed = missed
+            .into_iter()
+            .take(NEAREST_MISSES)
+            .filter_map(|(mismatches, place, one)| {
+                MissedRule::new(origin(one)?, raw.matches.get(place)?, &mismatches, head)
+            })
+            .collect();
+        let decided = found.and_then(|place| {
+            let found = routes.matches().get(place)?;
+            Some((raw.matches.get(place)?, routes.rules().get(found.rule)?, origin(found)?))
+        });
+        let Some((matched, rule, origin)) = decided else {
+            self.verdict =
+                Verdict::refused(Failure::NoRoute, "routes are attached to the port and none matches");
+            return;
+        };
+        self.rule = Some(MatchedRule {
+            source: origin.source.clone(),
+            name: origin.rule.clone(),
+            matched: words(matched),
+            filters: origin.filters.clone(),
+        });
+        self.settings = origin.settings.clone();
+        self.backends = Backend::of_rule(rule);
+        self.verdict = verdict(rule, &self.backends);
+    }
+}
+
+fn verdict(rule: &Rule, backends: &[Backend]) -> Verdict {
+    let unresolved = rule.filters.iter().find_map(|filter| match filter {
+        outrigger_proxy::filter::Filter::Unresolved(reason) => Some(reason),
+        _ => None,
+    });
+    if let Some(reason) = unresolved {
+        return Verdict::refused(Failure::InvalidBackend, &**reason);
+    }
+    let weighed = || backends.iter().filter(|backend| backend.weight > 0);
+    if weighed().next().is_none() {
+        return Verdict::refused(Failure::InvalidBackend, "the rule has no backend with a weight");
+    }
+    match weighed().filter_map(|backend| backend.invalid.as_ref()).collect::<Vec<_>>().as_slice() {
+        [] => Verdict::forwarded("to a backend of the rule"),
+        [reason, ..] if weighed().all(|backend| backend.invalid.is_some()) => {
+            Verdict::refused(Failure::InvalidBackend, *reason)
+        }
+        [reason, ..] => Verdict::forwarded(format!(
+            "to a backend of the rule, but for the share of one that fails: {reason}"
+        )),
+    }
+}
+
+impl Backend {
+    fn of_rule(rule: &Rule) -> Vec<Self> {
+        let sum = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        rule.backends.iter().map(|backend| Self::of(backend.weight, sum, backend.target.clone())).collect()
+    }
+
+    fn of(weight: u32, sum: u64, target: Target) -> Self {
+        let (target, invalid) = match target {
+            Target::Service { name, port } => (Some((name, port)), None),
+            Target::Invalid(reason) => (None, Some(reason.to_string())),
+        };
+        Self {
+            destination: target.as_ref().map(|(name, port)| format!("{name}:{port}")),
+            invalid,
+            weight,
+            percent: if sum == 0 { 0.0 } else { f64::from(weight) * 100.0 / sum as f64 },
+            settings: Vec::new(),
+            endpoints: Vec::new(),
+            target,
+        }
+    }
+
+    /// Adds what is told of the service behind it.
+    pub(crate) fn complete(&mut self, compiled: &CompiledService) {
+        let Some((_, port)) = &self.target else { return };
+        let own = compiled.settings.iter().filter(|setting| !setting.name.starts_with("defaults."));
+        self.settings = own.cloned().collect();
+        let serves = compiled.endpoints.iter().filter(|endpoint| endpoint.ports.contains(port));
+        self.endpoints = serves.cloned().collect();
+    }
+}
+
+impl MissedRule {
+    fn new(
+        origin: &RuleOrigin,
+        raw: &v1::RouteMatch,
+        mismatches: &[Mismatch],
+        head: &request::Parts,
+    ) -> Option<Self> {
+        let because = mismatches.iter().map(|mismatch| match mismatch {
+            Mismatch::Method => format!("the method is {}", head.method),
+            Mismatch::Path => format!("the path is {}", head.uri.path()),
+            Mismatch::Header(index) => raw.headers.get(*index).map_or_else(String::new, |wanted| {
+                not_so("header", &wanted.name, header(head, &wanted.name))
+            }),
+            Mismatch::Query(index) => raw.query.get(*index).map_or_else(String::new, |wanted| {
+                format!("the query parameter {} is another, or absent", wanted.name)
+            }),
+        });
+        Some(Self {
+            source: origin.source.clone(),
+            name: origin.rule.clone(),
+            matches: words(raw),
+            because: because.collect(),
+        })
+    }
+}
+
+fn not_so(what: &str, name: &str, value: Option<String>) -> String {
+    match value {
+        Some(value) => format!("the {what} {name} is {value:?}"),
+        None => format!("the {what} {name} is absent"),
+    }
+}
+
+fn header(head: &request::Parts, name: &str) -> Option<String> {
+    let values = head.headers.get_all(name).iter();
+    let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+/// A match in words.
+pub(crate) fn words(found: &v1::RouteMatch) -> String {
+    use v1::path_match::Kind as Path;
+    use v1::value_match::Kind as Value;
+    let path = match found.path.as_ref().and_then(|path| path.kind.as_ref()) {
+        Some(Path::Exact(path)) => format!("path {path}"),
+        Some(Path::Prefix(path)) => format!("path {}/*", path.trim_end_matches('/')),
+        Some(Path::Regex(path)) => format!("path ~ {path}"),
+        None => "any path".to_owned(),
+    };
+    let value = |what: &str, wanted: &v1::ValueMatch| match &wanted.kind {
+        Some(Value::Exact(value)) => format!("{what} {}: {value}", wanted.name),
+        Some(Value::Regex(value)) => format!("{what} {} ~ {value}", wanted.name),
+        None => format!("{what} {}", wanted.name),
+    };
+    let mut parts = vec![path];
+    parts.extend((!found.method.is_empty()).then(|| format!("method {}", found.method)));
+    parts.extend(found.headers.iter().map(|wanted| value("header", wanted)));
+    parts.extend(found.query.iter().map(|wanted| value("query", wanted)));
+    parts.join(", ")
+}

@@ -1,0 +1,151 @@
+//! What a proxy is told of a service, and which field of which document each value came from.
+//!
+//! The message is the one that `compile` makes and `push` sends, byte for byte: whoever reads it with the proxy's own
+//! code decides as the proxy does. Where a value came from is found beside it and cannot change it: [`settings`] has
+//! a line for each setting, which says where it may be written and where it is found in the message; [`layers`] are
+//! the documents that may say something, the first that does wins, as in `compile`. What none of them says is the
+//! default.
+
+mod describe;
+mod layers;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::fmt;
+
+use outrigger_api::{ServiceName, v1};
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::compile::{World, compile, inbound, mesh_settings};
+use crate::status::EndpointStatus;
+use layers::Layers;
+
+pub use wire::{NotAMessage, WireMessage};
+
+/// One service as its callers in one namespace are told of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledService {
+    /// The service's namespace.
+    pub namespace: String,
+    /// The service's name.
+    pub name: String,
+    /// The namespace of the callers.
+    pub client: String,
+    /// The store's revision.
+    pub revision: u64,
+    /// What the callers' proxies are sent: `outrigger.v1.Service`.
+    pub service: WireMessage,
+    /// What the service's own proxies are sent: `outrigger.v1.Inbound`.
+    pub inbound: WireMessage,
+    /// What every proxy is sent: `outrigger.v1.MeshSettings`.
+    pub mesh: WireMessage,
+    /// How the service is called, and what holds in the whole mesh.
+    pub settings: Vec<Setting>,
+    /// The rules of each port, in the order of the message.
+    pub ports: Vec<PortOrigins>,
+    /// Who answers for the service.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// Where the rules of one port came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortOrigins {
+    /// The port.
+    pub port: u16,
+    /// As many as the message has rules.
+    pub rules: Vec<RuleOrigin>,
+}
+
+/// Where one rule came from, and what holds for the requests that fall under it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleOrigin {
+    /// The rule, `HTTPRoute shop/payments spec.rules[0]`.
+    pub source: Source,
+    /// The rule's name, or its index.
+    pub rule: String,
+    /// What is done to requests and answers, in this order.
+    pub filters: Vec<String>,
+    /// Timeouts and retries.
+    pub settings: Vec<Setting>,
+}
+
+/// One value that is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Setting {
+    /// The field, as a ServicePolicy or the MeshConfig writes it below `spec`.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// Who says so. Absent: nobody; it is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// One field of one document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// Kind and name, `ServicePolicy shop/payments`.
+    pub document: String,
+    /// The field, `spec.defaults.retry.attempts`.
+    pub field: String,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.document, self.field)
+    }
+}
+
+/// Explains `service` for callers in `client`. `None`: there is no such service.
+pub(crate) fn explain(
+    world: World<'_>,
+    service: &ServiceName,
+    client: &str,
+    endpoints: Vec<EndpointStatus>,
+) -> Option<CompiledService> {
+    let message = compile(world, service, client)?.message;
+    let mesh = mesh_settings(world.model.documents());
+    let layers = Layers::of(world.model, service);
+    let policy = message.policy.clone().unwrap_or_default();
+    let mut all = settings::of_policy(&policy, &layers);
+    all.extend(settings::of_mesh(&mesh, &layers));
+    Some(CompiledService {
+        namespace: service.namespace().to_owned(),
+        name: service.name().to_owned(),
+        client: client.to_owned(),
+        revision: message.version,
+        settings: all,
+        ports: message.ports.iter().map(|port| origins(port, world, &layers)).collect(),
+        inbound: WireMessage(inbound(world, service).encode_to_vec()),
+        mesh: WireMessage(mesh.encode_to_vec()),
+        service: WireMessage(message.encode_to_vec()),
+        endpoints,
+    })
+}
+
+/// A route's rules stand together in the message, in the order in which the route has them.
+fn origins(port: &v1::ServicePort, world: World<'_>, layers: &Layers) -> PortOrigins {
+    let mut rules: Vec<RuleOrigin> = Vec::with_capacity(port.rules.len());
+    let mut index = 0;
+    for (position, rule) in port.rules.iter().enumerate() {
+        let goes_on = position.checked_sub(1).is_some_and(|before| port.rules[before].route == rule.route);
+        index = if goes_on { index + 1 } else { 0 };
+        let (route, source) = layers::rule(world.model.documents(), &rule.route, index);
+        rules.push(RuleOrigin {
+            source,
+            rule: rule.name.clone(),
+            filters: rule.filters.iter().map(describe::filter).collect(),
+            settings: settings::of_rule(rule, &layers.under(route)),
+        });
+    }
+    PortOrigins { port: u16::try_from(port.port).unwrap_or_default(), rules }
+}

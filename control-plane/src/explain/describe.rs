@@ -1,0 +1,39 @@
+//! Values of compiled messages in words.
+
+use std::time::Duration;
+
+use outrigger_api::v1::{self, filter::Kind};
+
+use crate::resources::Period;
+
+/// `1m30s`; `none` where there is none.
+pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
+    let Some(duration) = duration else { return "none".to_owned() };
+    let seconds = u64::try_from(duration.seconds).unwrap_or_default();
+    let millis = Duration::new(seconds, u32::try_from(duration.nanos).unwrap_or_default()).as_millis();
+    Period::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).to_string()
+}
+
+/// Numbers with commas between; `none` where there is none.
+pub(super) fn list(numbers: &[u32]) -> String {
+    let texts: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+}
+
+/// What a filter does.
+pub(super) fn filter(filter: &v1::Filter) -> String {
+    match &filter.kind {
+        Some(Kind::RequestHeaders(modifier)) => format!("request headers: {}", headers(modifier)),
+        Some(Kind::ResponseHeaders(modifier)) => format!("response headers: {}", headers(modifier)),
+        Some(Kind::Unresolved(reason)) => format!("fails every request: {reason}"),
+        None => "none".to_owned(),
+    }
+}
+
+fn headers(modifier: &v1::HeaderModifier) -> String {
+    let pair = |verb: &str, header: &v1::Header| format!("{verb} {}: {}", header.name, header.value);
+    let set = modifier.set.iter().map(|header| pair("set", header));
+    let add = modifier.add.iter().map(|header| pair("add", header));
+    let remove = modifier.remove.iter().map(|name| format!("remove {name}"));
+    set.chain(add).chain(remove).collect::<Vec<_>>().join(", ")
+}

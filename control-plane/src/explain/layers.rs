@@ -1,0 +1,114 @@
+//! The documents that may say something about a service or a rule, the one that decides first.
+
+use outrigger_api::ServiceName;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Source;
+use crate::compile::policy_of;
+use crate::model::Model;
+use crate::resources::{Documents, Kind, ResourceKey};
+
+/// One document, or a part of one.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    level: Level,
+    /// `ServicePolicy shop/payments`.
+    document: String,
+    /// Where in the document the part is, `spec`.
+    at: String,
+    content: Value,
+}
+
+/// What kind of document a layer is; a setting has a place of its own in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    /// One rule of a route.
+    Rule,
+    /// A ServicePolicy.
+    Policy,
+    /// The MeshConfig.
+    Mesh,
+}
+
+/// Where a setting is written in a layer, below the part that the layer is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) level: Level,
+    /// `retry.attempts`.
+    pub(super) path: &'static str,
+    /// A part that is taken whole: where it is written, what it leaves out is the default and not what a later
+    /// layer says.
+    pub(super) whole: Option<&'static str>,
+}
+
+/// Layers in the order in which they are asked.
+#[derive(Debug, Clone)]
+pub(super) struct Layers(Vec<Layer>);
+
+impl Layers {
+    /// What holds for a service: its policy, then the mesh's settings.
+    pub(super) fn of(model: &Model, service: &ServiceName) -> Self {
+        let mut layers = Vec::new();
+        if let Some(((namespace, name), policy)) = policy_of(model, service) {
+            let key = key(Kind::ServicePolicy, namespace, name);
+            layers.extend(Layer::new(Level::Policy, &key, "spec", &policy.spec));
+        }
+        if let Some(mesh) = &model.documents().mesh_config {
+            let key = key(Kind::MeshConfig, "", mesh.metadata.name.as_deref().unwrap_or_default());
+            layers.extend(Layer::new(Level::Mesh, &key, "spec", &mesh.spec));
+        }
+        Self(layers)
+    }
+
+    /// The same with others asked before.
+    pub(super) fn under(&self, first: Vec<Layer>) -> Self {
+        Self(first.into_iter().chain(self.0.iter().cloned()).collect())
+    }
+
+    /// Who says what is written at one of `places`. `None`: nobody.
+    pub(super) fn source(&self, places: &[Place]) -> Option<Source> {
+        for layer in &self.0 {
+            for place in places.iter().filter(|place| place.level == layer.level) {
+                if layer.has(place.path) {
+                    let field = format!("{}.{}", layer.at, place.path);
+                    return Some(Source { document: layer.document.clone(), field });
+                }
+                if place.whole.is_some_and(|whole| layer.has(whole)) {
+                    return None;
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Layer {
+    fn new(level: Level, key: &ResourceKey, at: &str, content: &impl Serialize) -> Option<Self> {
+        let content = serde_json::to_value(content).ok()?;
+        Some(Self { level, document: key.to_string(), at: at.to_owned(), content })
+    }
+
+    fn has(&self, path: &str) -> bool {
+        let found = path.split('.').try_fold(&self.content, |value, step| value.get(step));
+        found.is_some_and(|value| !value.is_null())
+    }
+}
+
+fn key(kind: Kind, namespace: &str, name: &str) -> ResourceKey {
+    ResourceKey { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+}
+
+/// The layers of the rule with this index of the route `NAMESPACE/NAME`, and where the rule is.
+pub(super) fn rule(documents: &Documents, route: &str, index: usize) -> (Vec<Layer>, Source) {
+    let (namespace, name) = route.split_once('/').unwrap_or_default();
+    let at = format!("spec.rules[{index}]");
+    let found = (namespace.to_owned(), name.to_owned());
+    let key = match documents.grpc_routes.contains_key(&found) {
+        true if !documents.http_routes.contains_key(&found) => key(Kind::GrpcRoute, namespace, name),
+        _ => key(Kind::HttpRoute, namespace, name),
+    };
+    let rule = documents.http_routes.get(&found).and_then(|route| route.spec.rules.as_ref()?.get(index));
+    let layer = rule.and_then(|rule| Layer::new(Level::Rule, &key, &at, rule));
+    (layer.into_iter().collect(), Source { document: key.to_string(), field: at })
+}

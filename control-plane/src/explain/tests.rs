@@ -1,0 +1,163 @@
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::*;
+use crate::compile::tests::documents;
+use crate::model::Model;
+use crate::resources::{Kind, schema_of};
+
+const SHOP: &str = "
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {ports: [{port: 80, name: http}]}
+---
+kind: ServicePolicy
+metadata: {name: pay, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: pay}]
+  circuitBreaker: {minOpen: 2s}
+  defaults: {timeouts: {request: 3s}, retry: {attempts: 4}}
+---
+kind: MeshConfig
+metadata: {name: mesh}
+spec:
+  tracing: {samplingRatio: 0.5}
+  defaults: {timeouts: {request: 9s, backendRequest: 500ms}, retry: {codes: [503], backoff: 1s}}
+---
+kind: HTTPRoute
+metadata: {name: a, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: pay}]
+  rules:
+  - name: first
+    backendRefs: [{name: pay, port: 80}]
+  - timeouts: {request: 1s}
+    retry: {codes: [500]}
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier: {set: [{name: X-A, value: b}], remove: [x-c]}
+    backendRefs: [{name: pay, port: 80}]
+---
+kind: HTTPRoute
+metadata: {name: b, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: pay}]
+  rules: [{backendRefs: [{name: pay, port: 80}]}]
+";
+
+fn explained(yaml: &str) -> CompiledService {
+    let mut model = Model::default();
+    model.replace(Arc::new(documents(yaml)));
+    let world = World { model: &model, registered: &HashMap::new() };
+    explain(world, &"pay.shop".parse().unwrap(), "shop", Vec::new()).unwrap()
+}
+
+fn shown(settings: &[Setting], name: &str) -> String {
+    let setting = settings.iter().find(|setting| setting.name == name).unwrap_or_else(|| panic!("{name}"));
+    let source = setting.source.as_ref().map_or_else(|| "default".to_owned(), ToString::to_string);
+    format!("{} ({source})", setting.value)
+}
+
+#[test]
+fn each_value_is_shown_with_the_field_that_says_so() {
+    let explained = explained(SHOP);
+    for (name, expected) in [
+        ("circuitBreaker.minOpen", "2s (ServicePolicy shop/pay spec.circuitBreaker.minOpen)"),
+        ("circuitBreaker.maxOpen", "1m (default)"),
+        ("loadBalancer.type", "PeakEwma (default)"),
+        ("defaults.timeouts.request", "3s (ServicePolicy shop/pay spec.defaults.timeouts.request)"),
+        ("defaults.timeouts.backendRequest", "500ms (MeshConfig mesh spec.defaults.timeouts.backendRequest)"),
+        ("defaults.retry.attempts", "4 (ServicePolicy shop/pay spec.defaults.retry.attempts)"),
+        ("tracing.samplingRatio", "0.5 (MeshConfig mesh spec.tracing.samplingRatio)"),
+        ("mtls.mode", "Strict (default)"),
+    ] {
+        assert_eq!(shown(&explained.settings, name), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_retry_that_is_written_takes_nothing_from_the_mesh() {
+    let explained = explained(SHOP);
+    assert_eq!(shown(&explained.settings, "defaults.retry.backoff"), "25ms (default)");
+    assert_eq!(shown(&explained.settings, "defaults.retry.codes"), "none (default)");
+}
+
+#[test]
+fn a_rule_is_found_in_its_route_and_says_what_it_says_itself() {
+    let explained = explained(SHOP);
+    let rules = &explained.ports[0].rules;
+    let places: Vec<String> = rules.iter().map(|rule| rule.source.to_string()).collect();
+    assert_eq!(
+        places,
+        [
+            "HTTPRoute shop/a spec.rules[0]",
+            "HTTPRoute shop/a spec.rules[1]",
+            "HTTPRoute shop/b spec.rules[0]"
+        ]
+    );
+    assert_eq!(rules[0].rule, "first");
+    let request = |rule: &RuleOrigin| shown(&rule.settings, "defaults.timeouts.request");
+    assert_eq!(request(&rules[0]), "3s (ServicePolicy shop/pay spec.defaults.timeouts.request)");
+    assert_eq!(request(&rules[1]), "1s (HTTPRoute shop/a spec.rules[1].timeouts.request)");
+    assert_eq!(
+        shown(&rules[1].settings, "defaults.retry.codes"),
+        "500 (HTTPRoute shop/a spec.rules[1].retry.codes)"
+    );
+    assert_eq!(shown(&rules[1].settings, "defaults.retry.attempts"), "1 (default)");
+    assert_eq!(rules[1].filters, ["request headers: set x-a: b, remove x-c"]);
+}
+
+#[test]
+fn the_message_is_the_one_that_proxies_are_sent() {
+    let explained = explained(SHOP);
+    let message: v1::Service = explained.service.read().unwrap();
+    assert_eq!(message.ports[0].rules.len(), explained.ports[0].rules.len());
+    assert_eq!(message.policy.unwrap().breaker.unwrap().min_open.unwrap().seconds, 2);
+    assert_eq!(explained.mesh.read::<v1::MeshSettings>().unwrap().sampling_ratio, 0.5);
+}
+
+/// The dotted paths of everything below `spec` that is no object.
+fn leaves(kind: Kind) -> BTreeSet<String> {
+    fn walk(root: &Value, schema: &Value, path: &str, leaves: &mut BTreeSet<String>) {
+        if let Some(target) = schema["$ref"].as_str() {
+            let target = root.pointer(target.trim_start_matches('#')).expect("a schema that is defined");
+            return walk(root, target, path, leaves);
+        }
+        let ways = ["anyOf", "oneOf", "allOf"].iter().filter_map(|way| schema[way].as_array()).flatten();
+        let way = ways.into_iter().find(|way| way["$ref"].is_string() || way["properties"].is_object());
+        match (way, schema["properties"].as_object()) {
+            (_, Some(fields)) => {
+                for (name, field) in fields {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    walk(root, field, &path, leaves);
+                }
+            }
+            (Some(way), None) => walk(root, way, path, leaves),
+            (None, None) => drop(leaves.insert(path.to_owned())),
+        }
+    }
+    let schema = schema_of(kind);
+    let mut found = BTreeSet::new();
+    walk(schema, &schema["properties"]["spec"], "", &mut found);
+    found
+}
+
+#[test]
+fn every_field_of_a_policy_has_its_line() {
+    let lines: BTreeSet<String> = settings::policy_lines().iter().map(|line| line.name.to_owned()).collect();
+    let mut fields = leaves(Kind::ServicePolicy);
+    assert!(fields.remove("targetRefs"), "{fields:?}");
+    assert_eq!(fields.symmetric_difference(&lines).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+#[test]
+fn every_field_of_the_mesh_has_its_line() {
+    let mut lines: BTreeSet<String> =
+        settings::mesh_lines().iter().map(|line| line.name.to_owned()).collect();
+    lines.extend(settings::policy_lines().iter().map(|line| line.name.to_owned()));
+    let missing: Vec<String> =
+        leaves(Kind::MeshConfig).into_iter().filter(|field| !lines.contains(field)).collect();
+    assert_eq!(missing, Vec::<String>::new());
+}

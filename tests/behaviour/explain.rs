@@ -1,0 +1,147 @@
+//! What `outrigger explain` says of a request is what then happens to it.
+
+use outrigger_tests::app::http::{empty, saying};
+use outrigger_tests::process::{Ended, run};
+use outrigger_tests::{Mesh, request};
+use serde_json::Value;
+
+use crate::documents::{mesh_config, policy, route, route_in, service};
+
+async fn explain(mesh: &Mesh, args: &[&str]) -> Ended {
+    let api = format!("http://{}", mesh.api_address());
+    let token = mesh.data_dir().join("admin.token");
+    let environment = [("OUTRIGGER_API", api.as_str()), ("OUTRIGGER_TOKEN_FILE", token.to_str().unwrap())];
+    let args: Vec<&str> = ["explain"].into_iter().chain(args.iter().copied()).collect();
+    run("outrigger", &args, &environment).await
+}
+
+async fn explained(mesh: &Mesh, args: &[&str]) -> Value {
+    let ended = explain(mesh, &[args, &["-o", "json"]].concat()).await;
+    serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
+}
+
+#[tokio::test]
+async fn what_is_explained_is_what_happens() {
+    let rules = "
+- name: exact
+  matches: [{path: {type: Exact, value: /admin}}]
+  backendRefs: [{name: pay-v1, port: 80}]
+- name: version
+  matches: [{path: {value: /}, headers: [{name: x-version, value: '2'}]}]
+  backendRefs: [{name: pay-v2, port: 80}]
+- name: posts
+  matches: [{path: {type: RegularExpression, value: '/c.*'}, method: POST, queryParams: [{name: a, value: b}]}]
+  backendRefs: [{name: pay-v2, port: 80}]
+- name: gone
+  matches: [{path: {value: /gone}}]
+  backendRefs: [{name: nobody, port: 80}]
+- name: rest
+  matches: [{path: {value: /charge}}]
+  backendRefs: [{name: pay-v1, port: 80}]";
+    let mesh = Mesh::builder()
+        .policy(&(service("pay") + &route("split", "pay", rules)))
+        .service("pay-v1", saying("pay-v1.shop:80"))
+        .service("pay-v2", saying("pay-v2.shop:80"))
+        .client("web")
+        .start()
+        .await;
+    let web = mesh.client("web");
+    for (method, path, version, rule) in [
+        ("GET", "/admin", None, "exact"),
+        ("GET", "/admin/", None, ""),
+        ("GET", "/admin/", Some("2"), "version"),
+        ("POST", "/charge?a=b", None, "posts"),
+        ("POST", "/charge?a=c", None, "rest"),
+        ("GET", "/charge/1", None, "rest"),
+        ("GET", "/gone/1", None, "gone"),
+        ("GET", "/other", None, ""),
+    ] {
+        let header = version.map(|version| format!("X-Version: {version}"));
+        let mut args = vec!["--from", "shop/web", "pay", method, path];
+        args.extend(header.iter().flat_map(|header| ["-H", header.as_str()]));
+        let said = explained(&mesh, &args).await;
+        let fields: Vec<(&'static str, &str)> = version.iter().map(|value| ("x-version", *value)).collect();
+        let answer = web.answer(request(method, &format!("http://pay{path}"), &fields, empty())).await;
+
+        assert_eq!(said["rule"]["name"].as_str().unwrap_or(""), rule, "{method} {path}: {said}");
+        let failure = answer.failure().split(';').next().unwrap();
+        assert_eq!(said["verdict"]["failure"].as_str().unwrap_or(""), failure, "{said}");
+        let status = said["verdict"]["status"].as_u64().unwrap_or(200);
+        assert_eq!(status, u64::from(answer.status.as_u16()), "{said}");
+        if said["verdict"]["forwarded"] == true {
+            assert_eq!(said["backends"][0]["destination"], answer.text(), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_route_is_explained_to_its_own_namespace_alone() {
+    let rules =
+        |name: &str| format!("- name: {name}\n  backendRefs: [{{name: pay, port: 80, namespace: shop}}]");
+    let policy = service("pay")
+        + &route("own", "pay", &rules("producer"))
+        + &route_in("bank", "theirs", "shop", "pay", &rules("consumer"));
+    let mesh = Mesh::builder().policy(&policy).start().await;
+    let rule = async |from| explained(&mesh, &["--from", from, "pay.shop", "GET", "/"]).await["rule"].clone();
+    assert_eq!(rule("shop/web").await["name"], "producer");
+    assert_eq!(rule("bank/till").await["name"], "consumer");
+    assert_eq!(rule("bank/till").await["source"]["document"], "HTTPRoute bank/theirs");
+}
+
+#[tokio::test]
+async fn every_value_is_shown_with_the_document_that_says_so() {
+    let rules = "- timeouts: {request: 7s}\n  backendRefs: [{name: pay, port: 80}]";
+    let documents = service("pay")
+        + &route("slow", "pay", rules)
+        + &policy("pay", "circuitBreaker: {consecutiveFailures: 3}\ndefaults: {retry: {attempts: 4}}")
+        + &mesh_config("defaults: {timeouts: {backendRequest: 2s}}");
+    let mesh = Mesh::builder().policy(&documents).start().await;
+    let ended = explain(&mesh, &["pay.shop", "GET", "/x"]).await;
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    let lines: Vec<Vec<&str>> = ended.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    for expected in [
+        "defaults.timeouts.request 7s HTTPRoute shop/slow spec.rules[0].timeouts.request",
+        "defaults.timeouts.backendRequest 2s MeshConfig mesh spec.defaults.timeouts.backendRequest",
+        "defaults.retry.attempts 4 ServicePolicy shop/pay spec.defaults.retry.attempts",
+        "circuitBreaker.consecutiveFailures 3 ServicePolicy shop/pay spec.circuitBreaker.consecutiveFailures",
+        "loadBalancer.type PeakEwma default",
+    ] {
+        assert!(lines.iter().any(|line| line.join(" ") == expected), "{expected}:\n{}", ended.stdout);
+    }
+}
+
+#[tokio::test]
+async fn what_would_be_refused_is_exit_status_1_with_the_nearest_misses() {
+    let rules = "
+- matches: [{path: {value: /a}, method: PUT}]
+  backendRefs: [{name: pay, port: 80}]
+- matches: [{path: {value: /b}, method: PUT, headers: [{name: x-a, value: b}]}]
+  backendRefs: [{name: pay, port: 80}]";
+    let mesh = Mesh::builder().policy(&(service("pay") + &route("puts", "pay", rules))).start().await;
+    let ended = explain(&mesh, &["pay.shop", "GET", "/a"]).await;
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert!(ended.stdout.contains("refused with 404 no-route"), "{}", ended.stdout);
+    let misses: Vec<&str> = ended.stdout.lines().filter(|line| line.starts_with("not")).collect();
+    assert!(
+        misses[0].contains("path /a/*, method PUT") && misses[0].contains("the method is GET"),
+        "{misses:?}"
+    );
+    assert!(misses[1].contains("the header x-a is absent"), "{misses:?}");
+
+    let ended = explain(&mesh, &["pay.shop:81", "GET", "/a"]).await;
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert!(ended.stdout.contains("the service has no port 81; it has 80"), "{}", ended.stdout);
+    let ended = explain(&mesh, &["nobody.shop"]).await;
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("there is no service nobody.shop"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_service_is_explained_with_every_default() {
+    let mesh = Mesh::builder().service("pay", saying("hello")).start().await;
+    let ended = explain(&mesh, &["pay.shop"]).await;
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    for part in ["port 80", "no routes", "circuitBreaker.maxOpen", "mtls.mode", "spiffe://", "ready"] {
+        assert!(ended.stdout.contains(part), "{part}:\n{}", ended.stdout);
+    }
+}
