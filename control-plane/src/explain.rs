@@ -21,9 +21,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::compile::{World, compile, inbound, mesh_settings};
+use crate::resources::Documents;
 use crate::status::EndpointStatus;
 use layers::Layers;
 
+pub use describe::words;
 pub use wire::{NotAMessage, WireMessage};
 
 /// One service as its callers in one namespace are told of it.
@@ -70,6 +72,8 @@ pub struct RuleOrigin {
     pub source: Source,
     /// The rule's name, or its index.
     pub rule: String,
+    /// Counted from 0 in its route.
+    pub index: usize,
     /// What is done to requests and answers, in this order.
     pub filters: Vec<String>,
     /// Timeouts and retries.
@@ -132,20 +136,36 @@ pub(crate) fn explain(
     })
 }
 
-/// A route's rules stand together in the message, in the order in which the route has them.
 fn origins(port: &v1::ServicePort, world: World<'_>, layers: &Layers) -> PortOrigins {
-    let mut rules: Vec<RuleOrigin> = Vec::with_capacity(port.rules.len());
+    let documents = world.model.documents();
+    let origin = |(rule, (source, index)): (&v1::Rule, (Source, usize))| RuleOrigin {
+        source,
+        rule: rule.name.clone(),
+        index,
+        filters: rule.filters.iter().map(describe::filter).collect(),
+        settings: settings::of_rule(rule, &layers.under(layers::of_rule(documents, &rule.route, index))),
+    };
+    let rules = port.rules.iter().zip(rule_sources(port, documents)).map(origin).collect();
+    PortOrigins { port: u16::try_from(port.port).unwrap_or_default(), rules }
+}
+
+/// Where each rule of a compiled port is written, and its index there: a route's rules stand together in the message,
+/// in the order in which the route has them.
+pub(crate) fn rule_sources(port: &v1::ServicePort, documents: &Documents) -> Vec<(Source, usize)> {
+    let mut sources = Vec::with_capacity(port.rules.len());
     let mut index = 0;
     for (position, rule) in port.rules.iter().enumerate() {
         let goes_on = position.checked_sub(1).is_some_and(|before| port.rules[before].route == rule.route);
         index = if goes_on { index + 1 } else { 0 };
-        let (route, source) = layers::rule(world.model.documents(), &rule.route, index);
-        rules.push(RuleOrigin {
-            source,
-            rule: rule.name.clone(),
-            filters: rule.filters.iter().map(describe::filter).collect(),
-            settings: settings::of_rule(rule, &layers.under(route)),
-        });
+        let document = layers::route_key(documents, &rule.route).to_string();
+        sources.push((Source { document, field: format!("spec.rules[{index}]") }, index));
     }
-    PortOrigins { port: u16::try_from(port.port).unwrap_or_default(), rules }
+    sources
+}
+
+/// The rules of every port of a service, with what holds for each.
+pub(crate) fn rules_explained(world: World<'_>, service: &ServiceName, client: &str) -> Vec<RuleOrigin> {
+    let Some(compiled) = compile(world, service, client) else { return Vec::new() };
+    let layers = Layers::of(world.model, service);
+    compiled.message.ports.iter().flat_map(|port| origins(port, world, &layers).rules).collect()
 }

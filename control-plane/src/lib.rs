@@ -29,6 +29,7 @@ pub mod diff;
 mod discovery;
 pub mod explain;
 mod identity;
+pub mod lint;
 pub mod mesh;
 mod model;
 mod push;
@@ -39,5 +40,18 @@ pub mod status;
 pub mod store;
 pub mod token;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 pub use control_plane::{ControlPlane, ControlPlaneConfig, Running, StartError};
 pub use discovery::journal::JournalError;
+
+/// Every service as callers in its own namespace are sent it; public to be measured alone.
+#[doc(hidden)]
+pub fn compile_all(documents: Arc<resources::Documents>) -> Vec<outrigger_api::v1::Service> {
+    let mut model = model::Model::default();
+    model.replace(documents);
+    let world = compile::World { model: &model, registered: &HashMap::new() };
+    let compile = |name| compile::compile(world, name, outrigger_api::ServiceName::namespace(name));
+    model.documents().services.keys().filter_map(compile).map(|compiled| compiled.message).collect()
+}

@@ -145,3 +145,29 @@ async fn a_service_is_explained_with_every_default() {
         assert!(ended.stdout.contains(part), "{part}:\n{}", ended.stdout);
     }
 }
+
+#[tokio::test]
+async fn what_is_valid_and_not_meant_is_a_warning_with_file_and_line_and_fails_under_strict() {
+    let directory = tempfile::tempdir().unwrap();
+    let rules = "- backendRefs: [{name: pay, port: 80}]\n- backendRefs: [{name: pay, port: 80}]";
+    std::fs::write(directory.path().join("a.yaml"), service("pay")).unwrap();
+    std::fs::write(directory.path().join("b.yaml"), route("twice", "pay", rules)).unwrap();
+    let folder = directory.path().to_str().unwrap();
+    for (strict, code) in [(&[][..], 0), (&["--strict"], 1)] {
+        let ended = run("outrigger", &[&["validate", "-f", folder], strict].concat(), &[]).await;
+        assert_eq!(ended.code(), code, "{ended:?}");
+        assert!(ended.stderr.contains("b.yaml:8: ") && ended.stderr.contains("spec.rules[1]"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_apply_warns_of_what_comes_to_nothing_beside_what_is_there() {
+    let rules = "- backendRefs: [{name: pay, port: 80}]";
+    let mesh = Mesh::builder().policy(&(service("pay") + &route("a", "pay", rules))).start().await;
+    let answer = mesh.apply(&route("b", "pay", rules)).await;
+    let warnings = answer["warnings"].to_string();
+    assert!(
+        warnings.contains("no request gets to this rule") && warnings.contains("HTTPRoute shop/a"),
+        "{answer}"
+    );
+}

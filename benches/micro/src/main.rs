@@ -4,6 +4,7 @@
 //! cargo run --release -p outrigger-micro                     time every step
 //! cargo run --release -p outrigger-micro -- 'tls/' --sample-count 1000
 //! cargo run --release -p outrigger-micro -- --help           what else divan can do
+//! cargo run --release -p outrigger-micro -- --promises       what policy may cost, and whether it does
 //! cargo run --release -p outrigger-benches -- instructions   count instructions, beside the baseline
 //! ```
 //!
@@ -20,6 +21,7 @@ mod balancing;
 mod counting;
 mod fields;
 mod matching;
+mod promises;
 mod recording;
 mod step;
 mod tls;
@@ -40,12 +42,17 @@ fn step(bencher: Bencher<'_, '_>, step: &Step) {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() != Some(counting::ARGUMENT) {
-        divan::Divan::from_args().run_benches();
-        return ExitCode::SUCCESS;
-    }
-    match counting::serve() {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match std::env::args().nth(1).as_deref() {
+        Some(counting::ARGUMENT) => counting::serve().map(|()| true),
+        Some(promises::ARGUMENT) => promises::measure(),
+        _ => {
+            divan::Divan::from_args().run_benches();
+            return ExitCode::SUCCESS;
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

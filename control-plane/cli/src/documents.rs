@@ -22,37 +22,63 @@ impl FileArgs {
     /// # Errors
     /// What could not be read, and why; nothing is skipped in silence.
     pub(crate) fn read(&self) -> Result<String, Stop> {
-        let mut all = String::new();
+        Ok(self.read_with_places()?.text)
+    }
+
+    /// The same, with what is needed to say in which file a line is.
+    ///
+    /// # Errors
+    /// As [`FileArgs::read`].
+    pub(crate) fn read_with_places(&self) -> Result<Input, Stop> {
+        let mut all = Input::default();
         for path in &self.files {
             if path.as_os_str() == "-" {
-                append(&mut all, &read_from(std::io::stdin().lock(), "standard input")?, "standard input")?;
+                all.append(&read_from(std::io::stdin().lock(), "standard input")?, "standard input")?;
             } else if path.is_dir() {
                 for file in documents_in(path)? {
-                    append(&mut all, &read_file(&file)?, &file.display().to_string())?;
+                    all.append(&read_file(&file)?, &file.display().to_string())?;
                 }
             } else {
-                append(&mut all, &read_file(path)?, &path.display().to_string())?;
+                all.append(&read_file(path)?, &path.display().to_string())?;
             }
         }
-        if all.trim().is_empty() {
+        if all.text.trim().is_empty() {
             return Err(Stop::failed("there is no document in the input"));
         }
         Ok(all)
     }
 }
 
-fn append(all: &mut String, text: &str, source: &str) -> Result<(), Stop> {
-    if (all.len() + text.len()) as u64 > INPUT_LIMIT_BYTES {
-        return Err(Stop::failed(format!(
-            "{source}: more than {} MiB of documents",
-            INPUT_LIMIT_BYTES >> 20
-        )));
+/// Everything that was read, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    pub(crate) text: String,
+    /// The files, each with the number of lines before it.
+    sources: Vec<(usize, String)>,
+}
+
+impl Input {
+    fn append(&mut self, text: &str, source: &str) -> Result<(), Stop> {
+        if (self.text.len() + text.len()) as u64 > INPUT_LIMIT_BYTES {
+            return Err(Stop::failed(format!(
+                "{source}: more than {} MiB of documents",
+                INPUT_LIMIT_BYTES >> 20
+            )));
+        }
+        if !self.text.is_empty() {
+            self.text.push_str("\n---\n");
+        }
+        let lines_before = self.text.matches('\n').count();
+        self.sources.push((lines_before, source.to_owned()));
+        self.text.push_str(text);
+        Ok(())
     }
-    if !all.is_empty() {
-        all.push_str("\n---\n");
+
+    /// `FILE:LINE` of a line of the whole text, counted from 1.
+    pub(crate) fn place(&self, line: usize) -> Option<String> {
+        let (lines_before, source) = self.sources.iter().rfind(|(lines_before, _)| *lines_before < line)?;
+        Some(format!("{source}:{}", line - lines_before))
     }
-    all.push_str(text);
-    Ok(())
 }
 
 /// The documents in a directory, by name, so that two runs send the same.
@@ -108,6 +134,24 @@ mod tests {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         assert_eq!(read(&[dir.path()]).unwrap(), "{}\n---\nb: 1\n");
+    }
+
+    #[test]
+    fn a_line_is_found_in_its_file() {
+        let mut input = Input::default();
+        input.append("a: 1\nb: 2\n", "one.yaml").unwrap();
+        input.append("c: 3\nd: 4", "two.yaml").unwrap();
+        for (line, text) in input.text.lines().enumerate() {
+            let place = input.place(line + 1).unwrap();
+            match text {
+                "a: 1" => assert_eq!(place, "one.yaml:1"),
+                "b: 2" => assert_eq!(place, "one.yaml:2"),
+                "c: 3" => assert_eq!(place, "two.yaml:1"),
+                "d: 4" => assert_eq!(place, "two.yaml:2"),
+                _ => {}
+            }
+        }
+        assert_eq!(input.place(0), None);
     }
 
     #[test]

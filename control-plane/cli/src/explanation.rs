@@ -6,7 +6,7 @@
 
 use http::request;
 use outrigger_api::{ServiceName, v1};
-use outrigger_control_plane::explain::{CompiledService, PortOrigins, RuleOrigin, Setting, Source};
+use outrigger_control_plane::explain::{CompiledService, PortOrigins, RuleOrigin, Setting, Source, words};
 use outrigger_control_plane::status::EndpointStatus;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::policy;
@@ -315,26 +315,4 @@ fn header(head: &request::Parts, name: &str) -> Option<String> {
     let values = head.headers.get_all(name).iter();
     let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     (!values.is_empty()).then(|| values.join(", "))
-}
-
-/// A match in words.
-pub(crate) fn words(found: &v1::RouteMatch) -> String {
-    use v1::path_match::Kind as Path;
-    use v1::value_match::Kind as Value;
-    let path = match found.path.as_ref().and_then(|path| path.kind.as_ref()) {
-        Some(Path::Exact(path)) => format!("path {path}"),
-        Some(Path::Prefix(path)) => format!("path {}/*", path.trim_end_matches('/')),
-        Some(Path::Regex(path)) => format!("path ~ {path}"),
-        None => "any path".to_owned(),
-    };
-    let value = |what: &str, wanted: &v1::ValueMatch| match &wanted.kind {
-        Some(Value::Exact(value)) => format!("{what} {}: {value}", wanted.name),
-        Some(Value::Regex(value)) => format!("{what} {} ~ {value}", wanted.name),
-        None => format!("{what} {}", wanted.name),
-    };
-    let mut parts = vec![path];
-    parts.extend((!found.method.is_empty()).then(|| format!("method {}", found.method)));
-    parts.extend(found.headers.iter().map(|wanted| value("header", wanted)));
-    parts.extend(found.query.iter().map(|wanted| value("query", wanted)));
-    parts.join(", ")
 }

@@ -15,9 +15,10 @@ use super::auth::Actor;
 use super::error::ApiError;
 use super::extract::{DocumentText, JsonBody, NoParameters, Parameters, Segments};
 use super::{ApiState, off_runtime};
+use crate::lint;
 use crate::resources::{
-    DEFAULT_NAMESPACE, DocumentProblem, Documents, Kind, ParsedDocument, Resource, ResourceKey, Scope,
-    is_label, parse_in,
+    DEFAULT_NAMESPACE, DocumentProblem, Documents, Kind, Parsed, Resource, ResourceKey, Scope, is_label,
+    parse_in,
 };
 use crate::store::{Applied, Change, DryRun, HistoryPage, HistoryQuery, Outcome};
 
@@ -110,7 +111,7 @@ pub(crate) async fn apply(
     body: DocumentText,
 ) -> Result<Response, ApiError> {
     let dry_run = if parameters.dry_run { DryRun::Yes } else { DryRun::No };
-    let (changes, warnings) = puts(read(body, parameters.namespace()?).await?);
+    let (changes, warnings) = puts(read(body, parameters.namespace()?).await?, &state).await?;
     let applied = state.store.apply(changes, &actor.0, dry_run).await?;
     log(&applied, &actor, dry_run);
     answer(applied, parameters.dry_run, warnings).await
@@ -126,7 +127,7 @@ pub(crate) async fn diff(
     Parameters(parameters): Parameters<ApplyParameters>,
     body: DocumentText,
 ) -> Result<Response, ApiError> {
-    let (changes, warnings) = puts(read(body, parameters.namespace()?).await?);
+    let (changes, warnings) = puts(read(body, parameters.namespace()?).await?, &state).await?;
     let applied = state.store.apply(changes, &actor.0, DryRun::Yes).await?;
     answer(applied, true, warnings).await
 }
@@ -140,8 +141,8 @@ pub(crate) async fn validate(
     body: DocumentText,
 ) -> Result<Json<ValidateAnswer>, ApiError> {
     let parsed = read(body, parameters.namespace()?).await?;
-    let documents = parsed.len();
-    let (_, warnings) = puts(parsed);
+    let documents = parsed.documents.len();
+    let warnings = off_runtime(move || lint::warnings(&parsed)).await?;
     Ok(Json(ValidateAnswer { documents, warnings }))
 }
 
@@ -222,7 +223,7 @@ pub(crate) async fn put(
 ) -> Result<Response, ApiError> {
     let key = key_in_path(&segments)?;
     let namespace = if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace };
-    let mut documents = read(body, namespace).await?;
+    let mut documents = read(body, namespace).await?.documents;
     let Some(parsed) = documents.pop().filter(|_| documents.is_empty()) else {
         return Err(ApiError::bad_request("the body must be one document; POST /v1/apply takes several"));
     };
@@ -301,10 +302,9 @@ pub(crate) async fn rollback(
     answer(applied, parameters.dry_run, Vec::new()).await
 }
 
-async fn read(body: DocumentText, namespace: &str) -> Result<Vec<ParsedDocument>, ApiError> {
+async fn read(body: DocumentText, namespace: &str) -> Result<Parsed, ApiError> {
     let namespace = namespace.to_owned();
-    let parsed = off_runtime(move || parse_in(&body.text, body.format, &namespace)).await??;
-    Ok(parsed.documents)
+    Ok(off_runtime(move || parse_in(&body.text, body.format, &namespace)).await??)
 }
 
 /// What a dry run would change is shown as a diff.
@@ -316,13 +316,15 @@ async fn answer(
     off_runtime(move || Json(ApplyAnswer::new(&applied, dry_run, warnings)).into_response()).await
 }
 
-fn puts(documents: Vec<ParsedDocument>) -> (Vec<Change>, Vec<DocumentProblem>) {
-    let mut warnings = Vec::new();
-    let changes = documents.into_iter().map(|document| {
-        warnings.extend(document.warnings);
-        Change::Put(document.resource)
-    });
-    (changes.collect(), warnings)
+/// The changes that the documents ask for, and what is most likely not meant once they are made.
+async fn puts(parsed: Parsed, state: &ApiState) -> Result<(Vec<Change>, Vec<DocumentProblem>), ApiError> {
+    let present = state.store.current();
+    off_runtime(move || {
+        let warnings = lint::warnings_in(&parsed, &present);
+        let changes = parsed.documents.into_iter().map(|document| Change::Put(document.resource));
+        (changes.collect(), warnings)
+    })
+    .await
 }
 
 fn log(applied: &Applied, actor: &Actor, dry_run: DryRun) {

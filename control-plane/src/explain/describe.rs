@@ -37,3 +37,25 @@ fn headers(modifier: &v1::HeaderModifier) -> String {
     let remove = modifier.remove.iter().map(|name| format!("remove {name}"));
     set.chain(add).chain(remove).collect::<Vec<_>>().join(", ")
 }
+
+/// A match in words.
+pub fn words(found: &v1::RouteMatch) -> String {
+    use v1::path_match::Kind as Path;
+    use v1::value_match::Kind as Value;
+    let path = match found.path.as_ref().and_then(|path| path.kind.as_ref()) {
+        Some(Path::Exact(path)) => format!("path {path}"),
+        Some(Path::Prefix(path)) => format!("path {}/*", path.trim_end_matches('/')),
+        Some(Path::Regex(path)) => format!("path ~ {path}"),
+        None => "any path".to_owned(),
+    };
+    let value = |what: &str, wanted: &v1::ValueMatch| match &wanted.kind {
+        Some(Value::Exact(value)) => format!("{what} {}: {value}", wanted.name),
+        Some(Value::Regex(value)) => format!("{what} {} ~ {value}", wanted.name),
+        None => format!("{what} {}", wanted.name),
+    };
+    let mut parts = vec![path];
+    parts.extend((!found.method.is_empty()).then(|| format!("method {}", found.method)));
+    parts.extend(found.headers.iter().map(|wanted| value("header", wanted)));
+    parts.extend(found.query.iter().map(|wanted| value("query", wanted)));
+    parts.join(", ")
+}

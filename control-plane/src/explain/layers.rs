@@ -99,16 +99,23 @@ fn key(kind: Kind, namespace: &str, name: &str) -> ResourceKey {
     ResourceKey { kind, namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
-/// The layers of the rule with this index of the route `NAMESPACE/NAME`, and where the rule is.
-pub(super) fn rule(documents: &Documents, route: &str, index: usize) -> (Vec<Layer>, Source) {
+/// The route `NAMESPACE/NAME` that a compiled rule names.
+pub(super) fn route_key(documents: &Documents, route: &str) -> ResourceKey {
     let (namespace, name) = route.split_once('/').unwrap_or_default();
-    let at = format!("spec.rules[{index}]");
     let found = (namespace.to_owned(), name.to_owned());
-    let key = match documents.grpc_routes.contains_key(&found) {
-        true if !documents.http_routes.contains_key(&found) => key(Kind::GrpcRoute, namespace, name),
-        _ => key(Kind::HttpRoute, namespace, name),
+    let kind = match documents.grpc_routes.contains_key(&found) && !documents.http_routes.contains_key(&found)
+    {
+        true => Kind::GrpcRoute,
+        false => Kind::HttpRoute,
     };
-    let rule = documents.http_routes.get(&found).and_then(|route| route.spec.rules.as_ref()?.get(index));
-    let layer = rule.and_then(|rule| Layer::new(Level::Rule, &key, &at, rule));
-    (layer.into_iter().collect(), Source { document: key.to_string(), field: at })
+    key(kind, namespace, name)
+}
+
+/// What the rule with this index of the route says itself.
+pub(super) fn of_rule(documents: &Documents, route: &str, index: usize) -> Vec<Layer> {
+    let key = route_key(documents, route);
+    let value = documents.resource(&key).map(|route| route.to_value()).unwrap_or_default();
+    let layer =
+        Layer::new(Level::Rule, &key, &format!("spec.rules[{index}]"), &value["spec"]["rules"][index]);
+    layer.into_iter().collect()
 }

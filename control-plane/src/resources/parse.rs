@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -40,6 +41,7 @@ pub struct ParsedDocument {
     pub resource: Resource,
     /// What is accepted, and most likely not what was meant.
     pub warnings: Vec<DocumentProblem>,
+    origin: Origin,
 }
 
 /// A text that is not taken, with everything that is wrong with it.
@@ -154,15 +156,54 @@ struct Reader<'a> {
     locate_budget: usize,
 }
 
-/// Where the document being read comes from.
-struct Origin<'a> {
-    text: &'a str,
+/// Where a document comes from.
+#[derive(Clone, Debug, PartialEq)]
+struct Origin {
+    /// With the others of one list, where it is in one.
+    text: Arc<str>,
     format: Format,
     lines_before: usize,
     /// Where in the text's tree the document is.
     inside: FieldPath,
     /// Counted from 1.
     number: usize,
+}
+
+impl Parsed {
+    /// Problems that were found when the documents were looked at together, with their places in the text.
+    pub(crate) fn placed<'p>(
+        &self,
+        problems: impl IntoIterator<Item = (&'p ResourceKey, &'p Problem)>,
+    ) -> Vec<DocumentProblem> {
+        let mut budget = LOCATE_BUDGET_BYTES;
+        let mut placed = Vec::new();
+        for (key, problem) in problems {
+            let Some(document) = self.documents.iter().find(|one| one.resource.key() == *key) else {
+                continue;
+            };
+            placed.push(document.origin.place(Some(key.to_string()), problem, &mut budget));
+        }
+        placed.sort_by_key(|problem| (problem.document, problem.line));
+        placed
+    }
+}
+
+impl Origin {
+    /// A problem with its place in the whole text.
+    fn place(&self, resource: Option<String>, problem: &Problem, budget: &mut usize) -> DocumentProblem {
+        let mut line = None;
+        if let Some(left) = budget.checked_sub(self.text.len()) {
+            *budget = left;
+            line = locate::line_of(&self.text, self.format, &self.inside.join(&problem.path));
+        }
+        DocumentProblem {
+            document: Some(self.number),
+            line: line.map(|line| self.lines_before + line),
+            resource,
+            field: problem.field(),
+            message: problem.message.clone(),
+        }
+    }
 }
 
 impl Reader<'_> {
@@ -174,7 +215,8 @@ impl Reader<'_> {
         match read {
             Ok(value) => {
                 let number = self.count + 1;
-                let origin = Origin { text, format, lines_before, inside: FieldPath::root(), number };
+                let (text, inside) = (Arc::from(text), FieldPath::root());
+                let origin = Origin { text, format, lines_before, inside, number };
                 self.read_tree(value, origin);
             }
             Err(error) => {
@@ -192,7 +234,7 @@ impl Reader<'_> {
     }
 
     /// Takes lists apart.
-    fn read_tree(&mut self, value: Value, origin: Origin<'_>) {
+    fn read_tree(&mut self, value: Value, origin: Origin) {
         let (items, inside) = match value {
             Value::Array(items) => (items, FieldPath::root()),
             Value::Object(mut object) if is_list(&object) => match object.remove("items") {
@@ -209,12 +251,12 @@ impl Reader<'_> {
         };
         for (index, item) in items.into_iter().enumerate() {
             let number = self.count + 1;
-            let origin = Origin { inside: inside.index(index), number, ..origin };
+            let origin = Origin { inside: inside.index(index), number, ..origin.clone() };
             self.read_document(item, &origin);
         }
     }
 
-    fn read_document(&mut self, value: Value, origin: &Origin<'_>) {
+    fn read_document(&mut self, value: Value, origin: &Origin) {
         self.count += 1;
         let name = describe(&value);
         let mut problems = Problems::default();
@@ -228,35 +270,15 @@ impl Reader<'_> {
             let message = format!("{} is there a second time", resource.key());
             return self.report(name, &Problem { path: FieldPath::root(), message }, origin);
         }
-        let warnings = warnings.iter().map(|warning| self.placed(name.clone(), warning, origin)).collect();
-        self.documents.push(ParsedDocument { resource, warnings });
+        let budget = &mut self.locate_budget;
+        let warnings = warnings.iter().map(|warning| origin.place(name.clone(), warning, budget)).collect();
+        self.documents.push(ParsedDocument { resource, warnings, origin: origin.clone() });
     }
 
-    fn report(&mut self, resource: Option<String>, problem: &Problem, origin: &Origin<'_>) {
+    fn report(&mut self, resource: Option<String>, problem: &Problem, origin: &Origin) {
         if self.problems.len() < MOST_PROBLEMS {
-            let problem = self.placed(resource, problem, origin);
+            let problem = origin.place(resource, problem, &mut self.locate_budget);
             self.problems.push(problem);
-        }
-    }
-
-    /// A problem with its place in the whole text.
-    fn placed(
-        &mut self,
-        resource: Option<String>,
-        problem: &Problem,
-        origin: &Origin<'_>,
-    ) -> DocumentProblem {
-        let mut line = None;
-        if let Some(left) = self.locate_budget.checked_sub(origin.text.len()) {
-            self.locate_budget = left;
-            line = locate::line_of(origin.text, origin.format, &origin.inside.join(&problem.path));
-        }
-        DocumentProblem {
-            document: Some(origin.number),
-            line: line.map(|line| origin.lines_before + line),
-            resource,
-            field: problem.field(),
-            message: problem.message.clone(),
         }
     }
 }

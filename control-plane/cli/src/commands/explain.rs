@@ -6,12 +6,12 @@ use http::header::{HOST, HeaderName, HeaderValue};
 use http::{Method, Request, request};
 use outrigger_api::{ServiceName, v1};
 use outrigger_certs::SpiffeId;
-use outrigger_control_plane::explain::{CompiledService, Setting};
+use outrigger_control_plane::explain::{CompiledService, Setting, words};
 use outrigger_control_plane::resources::DEFAULT_NAMESPACE;
 use outrigger_control_plane::status::EndpointStatus;
 
 use crate::client::{Api, ApiArgs, ApiError};
-use crate::explanation::{self, Backend, Explanation, words};
+use crate::explanation::{self, Backend, Explanation};
 use crate::failure::Stop;
 use crate::output::{self, BAD, BOLD, DIM, Format, GOOD, OutputArgs, WARN, paint};
 use crate::path;
