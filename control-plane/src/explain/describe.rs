@@ -6,18 +6,11 @@ use outrigger_api::v1::{self, filter::Kind};
 
 use crate::resources::Period;
 
-/// `1m30s`; `none` where there is none.
-pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
-    let Some(duration) = duration else { return "none".to_owned() };
+/// `1m30s`.
+pub(super) fn duration(duration: &prost_types::Duration) -> String {
     let seconds = u64::try_from(duration.seconds).unwrap_or_default();
     let millis = Duration::new(seconds, u32::try_from(duration.nanos).unwrap_or_default()).as_millis();
     Period::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).to_string()
-}
-
-/// Numbers with commas between; `none` where there is none.
-pub(super) fn list(numbers: &[u32]) -> String {
-    let texts: Vec<String> = numbers.iter().map(u32::to_string).collect();
-    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }
 
 /// What a filter does.

@@ -2,27 +2,24 @@
 //!
 //! A test compares the lines with the schemas, so that a field that a document can have and nobody can see fails.
 
-use outrigger_api::v1;
+use outrigger_api::v1::{self, hash::Key};
 
-use super::Setting;
-use super::describe::{duration, list};
 use super::layers::{Layers, Level, Place};
+use super::{Setting, describe};
 
 /// One setting, as a message of type `M` has it.
 pub(super) struct Line<M> {
     /// As a ServicePolicy or the MeshConfig writes it below `spec`.
     pub(super) name: &'static str,
     places: Vec<Place>,
-    value: fn(&M) -> String,
+    value: fn(&M) -> Option<String>,
 }
 
 impl<M> Line<M> {
-    fn show(&self, message: &M, layers: &Layers) -> Setting {
-        Setting {
-            name: self.name.to_owned(),
-            value: (self.value)(message),
-            source: layers.source(&self.places),
-        }
+    /// `None`: it does not apply, because another setting switches off what it belongs to.
+    fn show(&self, message: &M, layers: &Layers) -> Option<Setting> {
+        let value = (self.value)(message)?;
+        Some(Setting { name: self.name.to_owned(), value, source: layers.source(&self.places) })
     }
 
     /// What it leaves out of this part is not looked for in other documents.
@@ -40,54 +37,84 @@ impl<M> Line<M> {
 }
 
 /// A setting of a ServicePolicy alone.
-fn policy<M>(name: &'static str, value: fn(&M) -> String) -> Line<M> {
+fn policy<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
     Line { name, places: Vec::new(), value }.or_in(Level::Policy, name)
 }
 
 /// A setting of the MeshConfig alone.
-fn mesh(name: &'static str, value: fn(&v1::MeshSettings) -> String) -> Line<v1::MeshSettings> {
+fn mesh(name: &'static str, value: fn(&v1::MeshSettings) -> Option<String>) -> Line<v1::MeshSettings> {
     Line { name, places: Vec::new(), value }.or_in(Level::Mesh, name)
 }
 
 /// A setting of a ServicePolicy, else of the MeshConfig, at the same place in both.
-fn default<M>(name: &'static str, value: fn(&M) -> String) -> Line<M> {
+fn default<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
     policy(name, value).or_in(Level::Mesh, name)
 }
 
 /// A part of `defaults.retry`, which is taken whole from the first document that has it.
-fn retry<M>(name: &'static str, value: fn(&M) -> String) -> Line<M> {
+fn retry<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
     default(name, value).whole(Level::Policy, "defaults.retry").whole(Level::Mesh, "defaults.retry")
 }
 
 /// How the endpoints of a service are called.
 pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
     vec![
-        policy("loadBalancer.type", |it| balancer(it).to_owned()),
-        policy("circuitBreaker.disabled", |it| it.breaker.is_none().to_string()),
-        policy("circuitBreaker.consecutiveFailures", |it| {
-            breaker(it, |of| of.consecutive_failures.to_string())
+        policy("loadBalancer.type", |it| Some(balancer(it).to_owned())),
+        policy("loadBalancer.hash.header", |it| key(it, header)),
+        policy("loadBalancer.hash.cookie.name", |it| key(it, |key| cookie(key, |it| it.name.clone()))),
+        policy("loadBalancer.hash.cookie.path", |it| key(it, |key| cookie(key, |it| it.path.clone()))),
+        policy("loadBalancer.hash.cookie.ttl", |it| {
+            let ttl = |it: &v1::Cookie| {
+                it.ttl.as_ref().map_or("the client's session".to_owned(), describe::duration)
+            };
+            key(it, |key| cookie(key, ttl))
         }),
-        policy("circuitBreaker.minOpen", |it| breaker(it, |of| duration(of.min_open.as_ref()))),
-        policy("circuitBreaker.maxOpen", |it| breaker(it, |of| duration(of.max_open.as_ref()))),
-        policy("circuitBreaker.maxEjectedPercent", |it| breaker(it, |of| of.max_ejected_percent.to_string())),
+        policy("loadBalancer.hash.sourceAddress", |it| {
+            key(it, |key| matches!(key, Key::SourceAddress(_)).then(|| "true".to_owned()))
+        }),
+        policy("loadBalancer.hash.queryParameter", |it| key(it, query)),
+        policy("loadBalancer.hash.maxLoadPercent", |it| {
+            Some(positive(it.hash.as_ref()?.max_load_percent).unwrap_or_else(|| "none".to_owned()))
+        }),
+        policy("loadBalancer.zone.prefer", |it| Some((it.zone_percent > 0).to_string())),
+        policy("loadBalancer.zone.minHealthyPercent", |it| positive(it.zone_percent)),
+        policy("loadBalancer.slowStart.window", |it| duration(it.slow_start.as_ref())),
+        policy("circuitBreaker.disabled", |it| Some(it.breaker.is_none().to_string())),
+        policy("circuitBreaker.consecutiveFailures", |it| {
+            Some(it.breaker.as_ref()?.consecutive_failures.to_string())
+        }),
+        policy("circuitBreaker.minOpen", |it| duration(it.breaker.as_ref()?.min_open.as_ref())),
+        policy("circuitBreaker.maxOpen", |it| duration(it.breaker.as_ref()?.max_open.as_ref())),
+        policy("circuitBreaker.maxEjectedPercent", |it| {
+            Some(it.breaker.as_ref()?.max_ejected_percent.to_string())
+        }),
+        policy("circuitBreaker.panicThresholdPercent", |it| {
+            Some(it.breaker.as_ref()?.panic_threshold_percent.to_string())
+        }),
+        policy("circuitBreaker.successRate.disabled", |it| {
+            Some(it.breaker.as_ref()?.success_rate.is_none().to_string())
+        }),
+        policy("circuitBreaker.successRate.percentOfPeers", |it| {
+            Some(rate(it)?.percent_of_peers.to_string())
+        }),
+        policy("circuitBreaker.successRate.minRequests", |it| Some(rate(it)?.min_requests.to_string())),
+        policy("circuitBreaker.successRate.interval", |it| duration(rate(it)?.interval.as_ref())),
         policy("connection.connectTimeout", |it| duration(it.connect_timeout.as_ref())),
         policy("connection.tlsHandshakeTimeout", |it| duration(it.tls_timeout.as_ref())),
         policy("connection.idleTimeout", |it| duration(it.idle_timeout.as_ref())),
         policy("connection.maxAge", |it| duration(it.max_connection_age.as_ref())),
-        policy("limits.maxConnections", |it| it.max_connections.to_string()),
-        policy("limits.maxPendingRequests", |it| it.max_pending.to_string()),
-        policy("limits.maxActiveRequests", |it| it.max_active.to_string()),
-        policy("retryBudget.percent", |it| it.retry_budget_percent.to_string()),
-        policy("retryBudget.minPerSecond", |it| it.retry_budget_per_second.to_string()),
+        policy("limits.maxConnections", |it| Some(it.max_connections.to_string())),
+        policy("limits.maxPendingRequests", |it| Some(it.max_pending.to_string())),
+        policy("limits.maxActiveRequests", |it| Some(it.max_active.to_string())),
+        policy("retryBudget.percent", |it| Some(it.retry_budget_percent.to_string())),
+        policy("retryBudget.minPerSecond", |it| Some(it.retry_budget_per_second.to_string())),
         default("defaults.timeouts.request", |it| duration(it.request_timeout.as_ref())),
         default("defaults.timeouts.backendRequest", |it| duration(it.attempt_timeout.as_ref())),
         retry("defaults.retry.attempts", |it| attempts(it.retry.as_ref())),
-        retry("defaults.retry.backoff", |it| retried(it.retry.as_ref(), |of| duration(of.backoff.as_ref()))),
-        retry("defaults.retry.codes", |it| retried(it.retry.as_ref(), |of| list(&of.status_codes))),
-        retry("defaults.retry.grpcCodes", |it| retried(it.retry.as_ref(), |of| list(&of.grpc_codes))),
-        retry("defaults.retry.nonIdempotent", |it| {
-            retried(it.retry.as_ref(), |of| of.non_idempotent.to_string())
-        }),
+        retry("defaults.retry.backoff", |it| duration(it.retry.as_ref()?.backoff.as_ref())),
+        retry("defaults.retry.codes", |it| list(&it.retry.as_ref()?.status_codes)),
+        retry("defaults.retry.grpcCodes", |it| list(&it.retry.as_ref()?.grpc_codes)),
+        retry("defaults.retry.nonIdempotent", |it| Some(it.retry.as_ref()?.non_idempotent.to_string())),
     ]
 }
 
@@ -106,52 +133,45 @@ fn rule_lines() -> Vec<Line<v1::Rule>> {
         ),
         part(retry("defaults.retry.attempts", |it| attempts(it.retry.as_ref())), "retry.attempts"),
         part(
-            retry("defaults.retry.backoff", |it| {
-                retried(it.retry.as_ref(), |of| duration(of.backoff.as_ref()))
-            }),
+            retry("defaults.retry.backoff", |it| duration(it.retry.as_ref()?.backoff.as_ref())),
             "retry.backoff",
         ),
-        part(
-            retry("defaults.retry.codes", |it| retried(it.retry.as_ref(), |of| list(&of.status_codes))),
-            "retry.codes",
-        ),
-        retry("defaults.retry.grpcCodes", |it| retried(it.retry.as_ref(), |of| list(&of.grpc_codes))),
-        retry("defaults.retry.nonIdempotent", |it| {
-            retried(it.retry.as_ref(), |of| of.non_idempotent.to_string())
-        }),
+        part(retry("defaults.retry.codes", |it| list(&it.retry.as_ref()?.status_codes)), "retry.codes"),
+        retry("defaults.retry.grpcCodes", |it| list(&it.retry.as_ref()?.grpc_codes)),
+        retry("defaults.retry.nonIdempotent", |it| Some(it.retry.as_ref()?.non_idempotent.to_string())),
     ]
 }
 
 /// What holds in the whole mesh. Its `defaults` are among those of every service.
 pub(super) fn mesh_lines() -> Vec<Line<v1::MeshSettings>> {
     vec![
-        mesh("mtls.mode", |it| if it.permissive_mtls { "Permissive" } else { "Strict" }.to_owned()),
-        mesh("tracing.samplingRatio", |it| it.sampling_ratio.to_string()),
+        mesh("mtls.mode", |it| Some(if it.permissive_mtls { "Permissive" } else { "Strict" }.to_owned())),
+        mesh("tracing.samplingRatio", |it| Some(it.sampling_ratio.to_string())),
         mesh("tracing.formats", |it| {
             let names: Vec<&str> = it.trace_formats().map(format).collect();
-            names.join(", ")
+            Some(names.join(", "))
         }),
         mesh("tracing.endpoint", |it| match it.otlp_endpoint.as_str() {
-            "" => "each proxy's own".to_owned(),
-            endpoint => endpoint.to_owned(),
+            "" => Some("each proxy's own".to_owned()),
+            endpoint => Some(endpoint.to_owned()),
         }),
-        mesh("accessLog.enabled", |it| it.access_log.to_string()),
+        mesh("accessLog.enabled", |it| Some(it.access_log.to_string())),
     ]
 }
 
 /// The settings of a service.
 pub(super) fn of_policy(message: &v1::BackendPolicy, layers: &Layers) -> Vec<Setting> {
-    policy_lines().iter().map(|line| line.show(message, layers)).collect()
+    policy_lines().iter().filter_map(|line| line.show(message, layers)).collect()
 }
 
 /// The settings of a rule, whose layer is the first.
 pub(super) fn of_rule(message: &v1::Rule, layers: &Layers) -> Vec<Setting> {
-    rule_lines().iter().map(|line| line.show(message, layers)).collect()
+    rule_lines().iter().filter_map(|line| line.show(message, layers)).collect()
 }
 
 /// The settings of the mesh.
 pub(super) fn of_mesh(message: &v1::MeshSettings, layers: &Layers) -> Vec<Setting> {
-    mesh_lines().iter().map(|line| line.show(message, layers)).collect()
+    mesh_lines().iter().filter_map(|line| line.show(message, layers)).collect()
 }
 
 fn balancer(policy: &v1::BackendPolicy) -> &'static str {
@@ -159,7 +179,32 @@ fn balancer(policy: &v1::BackendPolicy) -> &'static str {
         v1::LoadBalancer::PeakEwma | v1::LoadBalancer::Unspecified => "PeakEwma",
         v1::LoadBalancer::LeastRequest => "LeastRequest",
         v1::LoadBalancer::RoundRobin => "RoundRobin",
+        v1::LoadBalancer::Hash => "Hash",
     }
+}
+
+fn key(policy: &v1::BackendPolicy, value: impl Fn(&Key) -> Option<String>) -> Option<String> {
+    policy.hash.as_ref()?.key.as_ref().and_then(value)
+}
+
+fn header(key: &Key) -> Option<String> {
+    if let Key::Header(name) = key { Some(name.clone()) } else { None }
+}
+
+fn query(key: &Key) -> Option<String> {
+    if let Key::QueryParameter(name) = key { Some(name.clone()) } else { None }
+}
+
+fn cookie(key: &Key, value: impl Fn(&v1::Cookie) -> String) -> Option<String> {
+    if let Key::Cookie(cookie) = key { Some(value(cookie)) } else { None }
+}
+
+fn rate(policy: &v1::BackendPolicy) -> Option<&v1::SuccessRate> {
+    policy.breaker.as_ref()?.success_rate.as_ref()
+}
+
+fn positive(number: u32) -> Option<String> {
+    (number > 0).then(|| number.to_string())
 }
 
 fn format(format: v1::TraceFormat) -> &'static str {
@@ -170,15 +215,23 @@ fn format(format: v1::TraceFormat) -> &'static str {
     }
 }
 
-fn breaker(policy: &v1::BackendPolicy, value: impl Fn(&v1::Breaker) -> String) -> String {
-    policy.breaker.as_ref().map_or_else(|| "off".to_owned(), value)
+/// `none` where there is none.
+fn duration(duration: Option<&prost_types::Duration>) -> Option<String> {
+    Some(duration.map_or_else(|| "none".to_owned(), describe::duration))
+}
+
+/// Numbers with commas between; `none` where there is none.
+fn list(numbers: &[u32]) -> Option<String> {
+    let texts: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    Some(if texts.is_empty() { "none".to_owned() } else { texts.join(", ") })
 }
 
 /// Without a policy, only what provably never reached the application is tried again.
-fn attempts(retry: Option<&v1::Retry>) -> String {
-    retry.map_or_else(|| "2, of what never reached the application".to_owned(), |of| of.attempts.to_string())
-}
-
-fn retried(retry: Option<&v1::Retry>, value: impl Fn(&v1::Retry) -> String) -> String {
-    retry.map_or_else(|| "none".to_owned(), value)
+fn attempts(retry: Option<&v1::Retry>) -> Option<String> {
+    Some(
+        retry.map_or_else(
+            || "2, of what never reached the application".to_owned(),
+            |of| of.attempts.to_string(),
+        ),
+    )
 }
