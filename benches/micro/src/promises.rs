@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use outrigger_api::v1;
@@ -16,6 +16,7 @@ use outrigger_control_plane::compile_all;
 use outrigger_control_plane::resources::{Documents, Format, parse};
 use outrigger_proxy::policy;
 use outrigger_proxy::snapshot::{Endpoint, Endpoints, Service};
+use tokio::time::Instant;
 
 use crate::matching;
 
