@@ -19,6 +19,7 @@ mod mesh;
 mod policy;
 mod port;
 mod precedence;
+mod rate_limit;
 mod rule;
 mod timing;
 

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrigger_api::ServiceName;
 
-use crate::resources::{Documents, HttpRoute, Service, ServicePolicy};
+use crate::resources::{Documents, HttpRoute, RateLimitPolicy, Service, ServicePolicy, TargetRef};
 
 /// Namespace and name of a document.
 type Key = (String, String);
@@ -19,6 +20,7 @@ pub(crate) struct Model {
     documents: Arc<Documents>,
     routes: HashMap<ServiceName, BTreeSet<Key>>,
     policies: HashMap<ServiceName, BTreeSet<Key>>,
+    rate_limits: HashMap<ServiceName, BTreeSet<Key>>,
     addresses: HashMap<IpAddr, ServiceName>,
 }
 
@@ -62,6 +64,12 @@ impl Model {
             let after = after.map(|policy| targets(policy)).unwrap_or_default();
             reindex(&mut self.policies, key, before, after, &mut change.services);
         }
+        for (key, before, after) in changed(&old.rate_limit_policies, &documents.rate_limit_policies) {
+            let targets = |policy: Option<&Arc<RateLimitPolicy>>| {
+                policy.map(|policy| named(&policy.metadata, &policy.spec.target_refs)).unwrap_or_default()
+            };
+            reindex(&mut self.rate_limits, key, targets(before), targets(after), &mut change.services);
+        }
         change
     }
 
@@ -84,6 +92,15 @@ impl Model {
     pub(crate) fn policies(&self, service: &ServiceName) -> impl Iterator<Item = (&Key, &ServicePolicy)> {
         let keys = self.policies.get(service).into_iter().flatten();
         keys.filter_map(|key| Some((key, self.documents.service_policies.get(key)?.as_ref())))
+    }
+
+    /// The rate limits that name the service as a target, by namespace and name.
+    pub(crate) fn rate_limits(
+        &self,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = (&Key, &RateLimitPolicy)> {
+        let keys = self.rate_limits.get(service).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.documents.rate_limit_policies.get(key)?.as_ref())))
     }
 
     /// The service whose cluster address this is.
@@ -153,13 +170,13 @@ pub(crate) fn is_service(group: Option<&str>, kind: Option<&str>) -> bool {
 }
 
 fn targets(policy: &ServicePolicy) -> BTreeSet<ServiceName> {
-    let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
-    policy
-        .spec
-        .target_refs
-        .iter()
-        .filter_map(|target| ServiceName::new(namespace, &target.name).ok())
-        .collect()
+    named(&policy.metadata, &policy.spec.target_refs)
+}
+
+/// The services that a policy names, all of them in its own namespace.
+fn named(metadata: &ObjectMeta, targets: &[TargetRef]) -> BTreeSet<ServiceName> {
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    targets.iter().filter_map(|target| ServiceName::new(namespace, &target.name).ok()).collect()
 }
 
 /// A service's cluster addresses. A headless one (`None`) has none.

@@ -62,7 +62,9 @@ pub use mesh_config::{
 };
 pub use parse::{Format, Parsed, ParsedDocument, Rejected, parse, parse_in};
 pub use problem::{DocumentProblem, Problem};
-pub use rate_limit_policy::{RateLimitPolicy, RateLimitPolicySpec};
+pub use rate_limit_policy::{
+    RateLimit, RateLimitKey, RateLimitKeyType, RateLimitPolicy, RateLimitPolicySpec, RateLimitScope,
+};
 pub use service_policy::{
     CircuitBreaker, Connection, Hash, HashCookie, Limits, LoadBalancer, LoadBalancerType, RequestDefaults,
     Retry, RetryBudget, ServicePolicy, ServicePolicySpec, SlowStart, SuccessRate, TargetRef, Timeouts,

@@ -24,6 +24,7 @@ pub(crate) mod counters;
 pub(crate) mod dial;
 mod endpoint_set;
 mod keeping;
+mod ledger;
 mod link;
 mod model;
 pub(crate) mod readiness;

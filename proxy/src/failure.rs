@@ -41,6 +41,8 @@ pub enum Failure {
     Overloaded,
     /// The answer was a failure and the retry budget is spent. Check the upstream's errors.
     RetryBudget,
+    /// More requests than a `RateLimitPolicy` allows. Check `retry-after`, and the policy that the log names.
+    RateLimited,
     /// The proxy shuts down. The caller should connect elsewhere.
     Draining,
     /// One attempt took longer than the route allows it. Check the upstream's latency.
@@ -80,6 +82,7 @@ impl fmt::Display for Side {
 mod grpc {
     pub(super) const DEADLINE_EXCEEDED: u8 = 4;
     pub(super) const PERMISSION_DENIED: u8 = 7;
+    pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
     pub(super) const UNIMPLEMENTED: u8 = 12;
     pub(super) const INTERNAL: u8 = 13;
     pub(super) const UNAVAILABLE: u8 = 14;
@@ -117,7 +120,7 @@ pub struct Facts {
 
 impl Failure {
     /// All of them, for documentation and pre-made series.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::BadRequest,
         Self::HeadTooLarge,
         Self::Denied,
@@ -133,6 +136,7 @@ impl Failure {
         Self::BreakerOpen,
         Self::Overloaded,
         Self::RetryBudget,
+        Self::RateLimited,
         Self::Draining,
         Self::TryTimeout,
         Self::RequestTimeout,
@@ -288,6 +292,15 @@ impl Failure {
                 "the upstream fails and the retry budget is spent",
                 "see the upstream's errors",
             ),
+            Self::RateLimited => (
+                "rate-limited",
+                429,
+                grpc::RESOURCE_EXHAUSTED,
+                "RL",
+                Final,
+                "there were more requests than the service allows",
+                "wait as long as retry-after says; the proxy's log names the RateLimitPolicy",
+            ),
             Self::Draining => (
                 "draining",
                 503,
@@ -359,6 +372,7 @@ mod tests {
             let code = match facts.grpc {
                 grpc::DEADLINE_EXCEEDED => "DEADLINE_EXCEEDED",
                 grpc::PERMISSION_DENIED => "PERMISSION_DENIED",
+                grpc::RESOURCE_EXHAUSTED => "RESOURCE_EXHAUSTED",
                 grpc::UNIMPLEMENTED => "UNIMPLEMENTED",
                 grpc::INTERNAL => "INTERNAL",
                 grpc::UNAVAILABLE => "UNAVAILABLE",

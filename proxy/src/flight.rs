@@ -27,6 +27,7 @@ use crate::incoming::IncomingError;
 use crate::metrics::{ActiveRequest, Limit};
 use crate::notable::Notable;
 use crate::pool::{Loan, Stake};
+use crate::rate_limit::Standing;
 use crate::read_ahead::ReadAhead;
 use crate::replay::Replay;
 use crate::retry::Outcome;
@@ -44,6 +45,8 @@ pub(crate) struct Flight {
     pub(crate) request_body: Option<Replay>,
     /// The request's place in its service's bulkhead.
     pub(crate) permit: Option<Permit>,
+    /// What the answer says of rate limits.
+    pub(crate) standing: Option<Box<Standing>>,
     /// Set when the answer begins, for the connection to know.
     pub(crate) begun: Option<Begun>,
     /// When the answer ended, if somebody has looked.
@@ -62,6 +65,7 @@ impl Flight {
             grpc,
             request_body: None,
             permit: None,
+            standing: None,
             begun: None,
             ended: None,
             _active: active,
@@ -80,7 +84,12 @@ impl Flight {
         exchange.failure = Some(failure);
         let id = exchange.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         let mut response = answer::refuse(failure, exchange.side, grpc, id);
-        if exchange.method == Method::HEAD {
+        let is_head = exchange.method == Method::HEAD;
+        if let Some(standing) = &self.standing {
+            standing.write(response.headers_mut());
+        }
+        let exchange = self.exchange();
+        if is_head {
             // RFC 9110 section 9.3.2. HTTP/1 would leave the body out by itself; over HTTP/2 it is an error.
             *response.body_mut() = Body::Empty;
         }
@@ -153,12 +162,15 @@ impl Tracked {
         idle: Duration,
         deadline: Option<Deadline>,
     ) -> Response<Body> {
-        let Arrival { head, there, body, hold, engagement, at } = arrival;
+        let Arrival { mut head, there, body, hold, engagement, at } = arrival;
         let outcome = if there.has(Notable::VERDICT) {
             Outcome::answer(head.status, &head.headers)
         } else {
             Outcome::Status { code: head.status, grpc: None, retry_after: None }
         };
+        if let Some(standing) = &flight.standing {
+            standing.write(&mut head.headers);
+        }
         let exchange = flight.exchange();
         exchange.status = head.status.as_u16();
         if flight.grpc {

@@ -41,7 +41,7 @@ use crate::tunnel::{self, Carried};
 use crate::upgrade::Offer;
 use crate::wide::Wide;
 use crate::worker::Worker;
-use crate::{destination, headers, upgrade};
+use crate::{destination, headers, rate_limit, upgrade};
 
 /// The caller's proxy gives its own caller the answer at the deadline; this one stops the application a little
 /// later, so that the two answers do not race.
@@ -271,6 +271,11 @@ async fn deliver(
     let application = worker.applications.get(&port).ok_or(Failure::NoRoute)?;
     let snapshot = worker.snapshots.current();
     let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
+    if let Some(own) = snapshot.inbound.port(port)
+        && !own.rate_limits.is_empty()
+    {
+        rate_limit::enforce(&own.rate_limits, worker, session, &head, flight)?;
+    }
     let protocol = flight.exchange().version;
     let mut asked = None;
     if there.has(Notable::HOP_BY_HOP) {

@@ -70,6 +70,7 @@ mod plan;
 pub mod policy;
 mod pool;
 pub mod proxy;
+pub mod rate_limit;
 mod read_ahead;
 mod replay;
 pub mod report;

@@ -21,6 +21,7 @@ mod snapshot;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::ServiceName;
@@ -44,6 +45,8 @@ const MAX_REQUEST_SERIES: usize = 512;
 const MAX_TCP_SERIES: usize = 512;
 /// At most so many services have breaker series, per worker.
 const MAX_BREAKER_SERVICES: usize = 1024;
+/// At most so many rate limits have a series, per worker.
+const MAX_RATE_LIMITS: usize = 512;
 
 /// One worker's metrics. Cheap to clone; the clones count into the same cells.
 #[derive(Debug, Clone, Default)]
@@ -56,8 +59,12 @@ struct Inner {
     active: [Cell<u64>; 2],
     connections: RefCell<HashMap<ConnectionKind, Rc<ConnectionCells>>>,
     breakers: RefCell<HashMap<ServiceName, BreakerData>>,
+    rate_limited: RefCell<HashMap<LimitKey, u64>>,
     events: RefCell<HashMap<Event, u64>>,
 }
+
+/// A rate limit: whose proxy enforces it, its policy and its name.
+type LimitKey = (Side, Arc<str>, Arc<str>);
 
 impl Default for Inner {
     fn default() -> Self {
@@ -67,6 +74,7 @@ impl Default for Inner {
             active: Default::default(),
             connections: RefCell::default(),
             breakers: RefCell::default(),
+            rate_limited: RefCell::default(),
             events: RefCell::default(),
         }
     }
@@ -126,6 +134,8 @@ pub enum Limit {
     ServicePending,
     /// `maxActive` of a service.
     ServiceActive,
+    /// Keys of one rate limit that are counted each on their own.
+    RateLimitKeys,
 }
 
 /// Something rare that is only counted.
@@ -227,6 +237,19 @@ impl Metrics {
     /// Counts that a bound was reached.
     pub fn limit_reached(&self, side: Side, limit: Limit) {
         self.count(Event::Limit(side, limit));
+    }
+
+    /// Counts a request that a rate limit refused.
+    pub fn rate_limited(&self, side: Side, policy: &Arc<str>, limit: &Arc<str>) {
+        let mut refused = self.0.rate_limited.borrow_mut();
+        let key = (side, policy.clone(), limit.clone());
+        if let Some(count) = refused.get_mut(&key) {
+            *count += 1;
+        } else if refused.len() < MAX_RATE_LIMITS {
+            refused.insert(key, 1);
+        } else {
+            *refused.entry((side, "_other".into(), "".into())).or_default() += 1;
+        }
     }
 
     /// Counts that the breaker of one of the service's endpoints changed.
@@ -355,6 +378,7 @@ impl Limit {
             Self::ServiceConnections => "service-connections",
             Self::ServicePending => "service-pending",
             Self::ServiceActive => "service-active",
+            Self::RateLimitKeys => "rate-limit-keys",
         }
     }
 }

@@ -42,7 +42,7 @@ use crate::trace::TraceContext;
 use crate::upgrade::Offer;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
-use crate::{destination, headers, opaque, upgrade};
+use crate::{destination, headers, opaque, rate_limit, upgrade};
 
 /// Serves a connection of the workload.
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -244,6 +244,9 @@ async fn deliver(
     }
     let plan = Plan::of(&service, port, &head, &mut *worker.rng.borrow_mut())?;
     flight.exchange().route = plan.route();
+    if let Some(limits) = plan.rate_limits() {
+        rate_limit::enforce(limits, worker, session, &head, flight)?;
+    }
     let mut asked = None;
     if there.has(Notable::HOP_BY_HOP) {
         asked = headers::upgrade_of(head.version, &head.headers).cloned();

@@ -10,6 +10,7 @@ use rand::Rng;
 
 use crate::failure::Failure;
 use crate::filter::Filter;
+use crate::rate_limit::RateLimits;
 use crate::retry::RetryPolicy;
 use crate::route::choose_backend;
 use crate::snapshot::{Backend, Rule, Service, Target};
@@ -67,6 +68,11 @@ impl<'a> Plan<'a> {
             attempt_timeout: rule.attempt_timeout,
             retry: rule.retry.as_ref().or(service.policy.retry.as_ref()),
         })
+    }
+
+    /// How often the rule may be used.
+    pub(crate) fn rate_limits(&self) -> Option<&'a RateLimits> {
+        self.rule.map(|rule| &rule.rate_limits).filter(|limits| !limits.is_empty())
     }
 
     /// `namespace/name` of the route, for labels.

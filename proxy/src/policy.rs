@@ -6,6 +6,7 @@
 
 mod backend;
 mod balancing;
+mod limits;
 mod problem;
 mod routes;
 
@@ -169,11 +170,12 @@ pub fn inbound(raw: &v1::Inbound) -> Result<Inbound, PolicyError> {
         let path = path.index(index);
         let number = port_number(raw.port, &path.field("port"), &mut problems);
         let protocol = protocol(raw.protocol, &path.field("protocol"), &mut problems);
+        let rate_limits = limits::limits(&raw.rate_limits, &path, &mut problems);
         let Some((port, protocol)) = number.zip(protocol) else { continue };
         if ports.iter().any(|earlier| earlier.port == port) {
             problems.add(&path.field("port"), format!("{port} is there twice"));
         }
-        ports.push(InboundPort { port, protocol });
+        ports.push(InboundPort { port, protocol, rate_limits });
     }
     problems.result(Some(Inbound { ports }))
 }

@@ -137,6 +137,7 @@ impl Outcome {
                 | Failure::BreakerOpen
                 | Failure::Overloaded
                 | Failure::RetryBudget
+                | Failure::RateLimited
                 | Failure::Draining => Showing::Neutral,
             },
         }

@@ -244,7 +244,8 @@ impl ValueMatch {
 }
 
 impl RouteMatch {
-    fn holds(&self, head: &request::Parts) -> bool {
+    /// Whether all parts hold for a request.
+    pub(crate) fn holds(&self, head: &request::Parts) -> bool {
         self.method.as_ref().is_none_or(|method| *method == head.method)
             && self.path.holds(head.uri.path())
             && self.headers.iter().all(|header| header.holds(head))
@@ -282,6 +283,11 @@ impl RouteTable {
     /// All rules, for showing them.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// All rules, before anybody uses them.
+    pub(crate) fn rules_mut(&mut self) -> &mut [Rule] {
+        &mut self.rules
     }
 }
 

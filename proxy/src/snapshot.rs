@@ -18,6 +18,7 @@ use crate::filter::Filter;
 use crate::hash::FastMap;
 use crate::hash_key::HashPolicy;
 use crate::outlier::OutlierPolicy;
+use crate::rate_limit::RateLimits;
 use crate::retry::RetryPolicy;
 use crate::route::RouteTable;
 
@@ -57,6 +58,8 @@ pub struct InboundPort {
     pub port: u16,
     /// What is spoken on it.
     pub protocol: Protocol,
+    /// How often it may be called.
+    pub rate_limits: RateLimits,
 }
 
 /// Settings from `MeshConfig`.
@@ -173,6 +176,8 @@ pub struct Rule {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Where requests go, by weight.
     pub backends: Vec<Backend>,
+    /// How often this proxy may use it.
+    pub rate_limits: RateLimits,
 }
 
 /// One target of a rule.

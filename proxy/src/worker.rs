@@ -112,6 +112,11 @@ impl Worker {
         upstream
     }
 
+    /// How long after the proxy's start `now` is.
+    pub(crate) fn since_start(&self, now: Instant) -> Duration {
+        now.duration_since(self.started)
+    }
+
     /// Serves until the drain has begun and every connection has ended, or the drain's time is over.
     pub(crate) async fn run(self: Rc<Self>, sockets: Sockets) {
         let sweeper = spawn_local(self.clone().sweep());

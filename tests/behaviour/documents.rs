@@ -34,6 +34,16 @@ pub(crate) fn policy(service: &str, fields: &str) -> String {
     )
 }
 
+/// A `RateLimitPolicy` of the namespace `shop` for a service, with these limits (a YAML list, not indented).
+pub(crate) fn limits(service: &str, limits: &str) -> String {
+    let limits: String = limits.trim().lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "apiVersion: outrigger.dev/v1alpha1\nkind: RateLimitPolicy\n\
+         metadata: {{name: {service}, namespace: shop}}\n\
+         spec:\n  targetRefs: [{{group: \"\", kind: Service, name: {service}}}]\n  limits:\n{limits}---\n"
+    )
+}
+
 /// The `MeshConfig` with these fields (YAML, not indented).
 pub(crate) fn mesh_config(fields: &str) -> String {
     let fields: String = fields.trim().lines().map(|line| format!("  {line}\n")).collect();

@@ -13,6 +13,7 @@ mod lifecycle;
 mod metrics;
 mod policy_push;
 mod protocols;
+mod rate_limits;
 mod redirect;
 mod retries;
 mod rotation;

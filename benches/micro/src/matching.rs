@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use http::Request;
+use outrigger_proxy::rate_limit::RateLimits;
 use outrigger_proxy::route::{PathMatch, Prefix, RouteMatch, RouteTable};
 use outrigger_proxy::snapshot::Rule;
 
@@ -36,5 +37,6 @@ fn rule(index: usize) -> Rule {
         attempt_timeout: None,
         retry: None,
         backends: Vec::new(),
+        rate_limits: RateLimits::default(),
     }
 }

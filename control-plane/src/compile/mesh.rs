@@ -4,6 +4,7 @@ use outrigger_api::{ServiceName, v1};
 
 use super::World;
 use super::port::Facts;
+use super::rate_limit;
 use crate::resources::{Documents, MtlsMode, TraceFormat};
 
 /// Share of the traces started in the mesh that is sampled where nothing is said.
@@ -39,9 +40,11 @@ fn trace_format(format: TraceFormat) -> v1::TraceFormat {
 /// What the proxy of a workload of `service` is told of its own ports.
 pub(crate) fn inbound(world: World<'_>, service: &ServiceName) -> v1::Inbound {
     let ports = Facts::of(world, service).map(|facts| facts.ports).unwrap_or_default();
+    let rate_limits = rate_limit::of_service(world.model, service);
     let port = |port: super::port::Port| v1::InboundPort {
         port: port.number.into(),
         protocol: port.protocol as i32,
+        rate_limits: rate_limits.clone(),
     };
     v1::Inbound { version: world.model.documents().revision, ports: ports.into_iter().map(port).collect() }
 }

@@ -92,6 +92,7 @@ impl CompiledRoute {
             attempt_timeout: timing.attempt.map(proto),
             retry: timing.retry,
             backends,
+            rate_limits: Vec::new(),
             ..v1::Rule::default()
         });
     }
@@ -99,7 +100,7 @@ impl CompiledRoute {
 
 /// # Errors
 /// An expression that no proxy could use.
-fn route_match(written: &HttpRouteRulesMatches) -> Result<v1::RouteMatch, String> {
+pub(super) fn route_match(written: &HttpRouteRulesMatches) -> Result<v1::RouteMatch, String> {
     Ok(v1::RouteMatch {
         rule: 0,
         path: Some(v1::PathMatch { kind: Some(path(written)?) }),

@@ -723,3 +723,60 @@ fn a_thousand_services_with_five_routes_each_compile() {
     }
     eprintln!("1000 services with 5 routes each: {:?}", start.elapsed());
 }
+
+// ---- rate limits ----
+
+const LIMITS: &str = "---
+kind: RateLimitPolicy
+metadata: {name: a, namespace: shop}
+spec:
+  targetRefs: [{name: pay}]
+  headers: true
+  limits:
+  - {requests: 10}
+  - name: writes
+    requests: 100
+    per: 1m
+    burst: 7
+    by: [{type: Identity}, {type: Header, header: X-Tenant}]
+    matches: [{method: POST, path: {type: Exact, value: /pay}}, {headers: [{name: X-A, value: b}]}]
+---
+kind: RateLimitPolicy
+metadata: {name: b, namespace: shop}
+spec: {targetRefs: [{name: pay}, {name: pay-v2}], limits: [{name: all, requests: 5, scope: Mesh}]}
+---
+kind: RateLimitPolicy
+metadata: {name: c, namespace: other}
+spec: {targetRefs: [{name: pay}], limits: [{requests: 1}]}
+";
+
+#[test]
+fn all_rate_limits_that_name_a_service_hold_on_each_of_its_ports() {
+    let fixture = Fixture::new(&format!("{PAY}{LIMITS}"));
+    let inbound = |service: &str| inbound(fixture.world(), &service.parse().unwrap());
+    let ports = inbound("pay.shop").ports;
+    assert!(ports.iter().all(|port| port.rate_limits == ports[0].rate_limits));
+    let [plain, writes, all] = ports[0].rate_limits.as_slice() else { panic!("{ports:?}") };
+    assert_eq!(plain.id, "shop/a/0 of service pay.shop");
+    assert_eq!((plain.policy.as_str(), plain.name.as_str()), ("shop/a", "0"));
+    assert_eq!((plain.requests, plain.burst, millis(&plain.per)), (10, 10, Some(1000)));
+    assert!(plain.headers && plain.by.is_empty() && plain.matches.is_empty() && !plain.of_mesh);
+    assert_eq!((writes.requests, writes.burst, millis(&writes.per)), (100, 7, Some(60_000)));
+    let keys: Vec<_> = writes.by.iter().map(|key| (key.kind(), key.header.as_str())).collect();
+    assert_eq!(keys, [(v1::RateLimitKeyKind::Identity, ""), (v1::RateLimitKeyKind::Header, "x-tenant")]);
+    assert_eq!(writes.matches[0].method, "POST");
+    assert_eq!(writes.matches[0].path.as_ref().unwrap().kind, Some(Path::Exact("/pay".to_owned())));
+    assert_eq!(writes.matches[1].path.as_ref().unwrap().kind, Some(Path::Prefix("/".to_owned())));
+    assert_eq!(writes.matches[1].headers[0].name, "x-a");
+    assert!(all.of_mesh && !all.headers);
+    assert_eq!(inbound("pay-v2.shop").ports[0].rate_limits[0].id, "shop/b/all of service pay-v2.shop");
+}
+
+#[test]
+fn a_rate_limit_concerns_the_services_that_it_names() {
+    let mut model = Model::default();
+    model.replace(Arc::new(documents(PAY)));
+    let change = model.replace(Arc::new(documents(&format!("{PAY}{LIMITS}"))));
+    let names: Vec<_> = change.services.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["pay.other", "pay.shop", "pay-v2.shop"]);
+}

@@ -19,6 +19,7 @@ pub(crate) use matches::check_name;
 use super::duration::Period;
 use super::metadata::{is_label_key, is_subdomain};
 use super::{Document, FieldPath, Kind, Problems, Resource};
+pub(super) use matches::check_match;
 
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 

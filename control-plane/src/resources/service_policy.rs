@@ -238,7 +238,7 @@ impl Document for ServicePolicy {
 
     fn check(&self, problems: &mut Problems) {
         let spec = FieldPath::root().field("spec");
-        self.check_targets(&spec.field("targetRefs"), problems);
+        TargetRef::check_all(&self.spec.target_refs, &spec.field("targetRefs"), problems);
         if let Some(balancer) = &self.spec.load_balancer {
             balancer.check(&spec.field("loadBalancer"), problems);
         }
@@ -258,9 +258,9 @@ impl Document for ServicePolicy {
     }
 }
 
-impl ServicePolicy {
-    fn check_targets(&self, path: &FieldPath, problems: &mut Problems) {
-        let targets = &self.spec.target_refs;
+impl TargetRef {
+    /// Checks the targets of a policy: services of its own namespace, each once.
+    pub(super) fn check_all(targets: &[Self], path: &FieldPath, problems: &mut Problems) {
         for (index, target) in targets.iter().enumerate() {
             let path = path.index(index);
             if !target.group.is_empty() {

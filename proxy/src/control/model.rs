@@ -18,6 +18,7 @@ use outrigger_api::{ServiceName, v1};
 
 use super::compiled::Compiled;
 use super::endpoint_set::{self, Change};
+use super::ledger::Ledger;
 use super::refused::Refused;
 use super::visible::{self, Candidate};
 use crate::policy;
@@ -36,6 +37,8 @@ pub(super) struct Model {
     inbound: Arc<Inbound>,
     raw_inbound: Option<v1::Inbound>,
     services: HashMap<ServiceName, Entry>,
+    /// The buckets of all rate limits.
+    ledger: Ledger,
     /// Names to subscribe to, in the order in which the need was seen.
     subscribe: Vec<ServiceName>,
     /// Something was said that was not known, since the last [`Model::settle`].
@@ -203,7 +206,9 @@ impl Model {
             }
             Update::Inbound(raw) => {
                 if self.raw_inbound.as_ref() != Some(&raw) {
-                    self.inbound = Arc::new(policy::inbound(&raw)?);
+                    let mut inbound = policy::inbound(&raw)?;
+                    self.ledger.adopt_inbound(&mut inbound);
+                    self.inbound = Arc::new(inbound);
                     self.raw_inbound = Some(raw);
                     self.note_change();
                 }
@@ -226,7 +231,9 @@ impl Model {
         {
             return Ok(()); // a reconnect repeats what is in use
         }
-        let compiled = Arc::new(Compiled::read(raw, newest.as_deref())?);
+        let mut compiled = Compiled::read(raw, newest.as_deref())?;
+        self.ledger.adopt_ports(&mut compiled.ports);
+        let compiled = Arc::new(compiled);
         let unknown: Vec<_> =
             compiled.backends.iter().filter(|b| !self.services.contains_key(*b)).cloned().collect();
         if self.services.len() + unknown.len() + usize::from(known.is_none()) > MAX_SERVICES {

@@ -16,6 +16,7 @@ pub fn render(sum: &MetricsSnapshot, facts: &ProxyFacts, format: Format) -> Stri
     tcp(&mut page, sum);
     connections(&mut page, sum);
     breakers(&mut page, sum);
+    rate_limits(&mut page, sum);
     events(&mut page, sum);
     proxy(&mut page, sum, facts);
     control(&mut page, &facts.control);
@@ -197,6 +198,16 @@ fn breakers(page: &mut Page, sum: &MetricsSnapshot) {
     );
     for (labels, data) in &series {
         page.gauge(labels, data.out);
+    }
+}
+
+fn rate_limits(page: &mut Page, sum: &MetricsSnapshot) {
+    let series = sorted(&sum.rate_limited, |(side, policy, limit)| {
+        Labels::of_side(*side).with("policy", policy).with("limit", limit)
+    });
+    page.family("outrigger_rate_limited", Kind::Counter, "Requests that a rate limit refused.");
+    for (labels, count) in series {
+        page.counter(&labels, *count);
     }
 }
 

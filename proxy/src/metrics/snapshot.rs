@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use outrigger_api::ServiceName;
 
 use super::series::{RequestData, SeriesKey, Table, TcpData};
-use super::{BreakerData, ConnectionKind, Event, Inner};
+use super::{BreakerData, ConnectionKind, Event, Inner, LimitKey};
 
 /// What one or several workers counted since they started.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,7 @@ pub struct MetricsSnapshot {
     pub(super) active: [u64; 2],
     pub(super) connections: HashMap<ConnectionKind, Connections>,
     pub(super) breakers: HashMap<ServiceName, BreakerData>,
+    pub(super) rate_limited: HashMap<LimitKey, u64>,
     pub(super) events: HashMap<Event, u64>,
     /// Lookups that found a table full.
     pub(super) overflowed: u64,
@@ -42,6 +43,7 @@ impl MetricsSnapshot {
             active: worker.active.each_ref().map(Cell::get),
             connections: connections.collect(),
             breakers: worker.breakers.borrow().clone(),
+            rate_limited: worker.rate_limited.borrow().clone(),
             events: worker.events.borrow().clone(),
         }
     }
@@ -59,6 +61,7 @@ impl MetricsSnapshot {
             ours.closed += theirs.closed;
             ours.out += theirs.out;
         });
+        merge(&mut self.rate_limited, other.rate_limited, |ours, theirs| *ours += theirs);
         merge(&mut self.events, other.events, |ours, theirs| *ours += theirs);
         for (ours, theirs) in self.active.iter_mut().zip(other.active) {
             *ours += theirs;

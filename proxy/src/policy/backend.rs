@@ -134,7 +134,7 @@ fn at_least_one(number: u32, path: &Path<'_>, problems: &mut Problems) {
 }
 
 /// Reads a duration that the contract says is always there.
-fn required(
+pub(super) fn required(
     raw: Option<&prost_types::Duration>,
     path: &Path<'_>,
     problems: &mut Problems,

@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Method};
 use outrigger_api::v1;
 use v1::{backend, filter, path_match, value_match};
 
+use super::limits::limits;
 use super::problem::{Path, Problems};
 use super::{port_number, protocol, service_name};
 use crate::filter::{Filter, HeaderModifier};
@@ -39,7 +40,11 @@ pub(super) fn port(raw: &v1::ServicePort, path: &Path<'_>, problems: &mut Proble
     })
 }
 
-fn route_match(raw: &v1::RouteMatch, path: &Path<'_>, problems: &mut Problems) -> Option<RouteMatch> {
+pub(super) fn route_match(
+    raw: &v1::RouteMatch,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<RouteMatch> {
     let condition = path_match(raw.path.as_ref(), &path.field("path"), problems);
     let mut headers = Vec::with_capacity(raw.headers.len());
     for (index, raw) in raw.headers.iter().enumerate() {
@@ -95,6 +100,7 @@ fn rule(raw: &v1::Rule, path: &Path<'_>, problems: &mut Problems) -> Rule {
         attempt_timeout: optional(raw.attempt_timeout.as_ref(), &path.field("attemptTimeout"), problems),
         retry: retry(raw.retry.as_ref(), &path.field("retry"), problems),
         backends,
+        rate_limits: limits(&raw.rate_limits, path, problems),
     }
 }
 

@@ -6,6 +6,7 @@ use outrigger_api::v1;
 use super::*;
 use crate::filter::Filter;
 use crate::hash_key::HashKey;
+use crate::rate_limit::Key;
 use crate::snapshot::{BalancerKind, Target};
 
 fn milliseconds(number: i64) -> Option<prost_types::Duration> {
@@ -101,8 +102,30 @@ fn routed_port() -> v1::ServicePort {
                     filters: vec![],
                 },
             ],
+            rate_limits: vec![rate_limit()],
             ..v1::Rule::default()
         }],
+    }
+}
+
+fn rate_limit() -> v1::RateLimit {
+    v1::RateLimit {
+        id: "shop/limits/0 of rule shop/canary/first".to_owned(),
+        policy: "shop/limits".to_owned(),
+        name: "0".to_owned(),
+        requests: 100,
+        per: milliseconds(60_000),
+        burst: 10,
+        by: vec![v1::RateLimitKey {
+            kind: v1::RateLimitKeyKind::Header as i32,
+            header: "x-tenant".to_owned(),
+        }],
+        matches: vec![v1::RouteMatch {
+            path: Some(v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/a".to_owned())) }),
+            ..v1::RouteMatch::default()
+        }],
+        of_mesh: false,
+        headers: true,
     }
 }
 
@@ -134,6 +157,10 @@ fn a_service_is_read_whole() {
     assert_eq!(rule.request_timeout, Some(Duration::from_millis(400)));
     assert_eq!(rule.attempt_timeout, Some(Duration::from_millis(200)));
     assert!(matches!(&rule.filters[..], [Filter::RequestHeaders(_), Filter::Unresolved(_)]));
+    let limit = &rule.rate_limits.0[0];
+    assert_eq!((&*limit.policy, &*limit.name, limit.told), ("shop/limits", "0", true));
+    assert_eq!(limit.by, [Key::Header(http::HeaderName::from_static("x-tenant"))]);
+    assert_eq!(limit.quota, "\"0\";q=100;w=60");
     let service = Target::Service { name: "payments-v1.shop".parse().unwrap(), port: 8080 };
     assert_eq!((rule.backends[0].weight, &rule.backends[0].target), (90, &service));
     assert!(matches!(rule.backends[1].target, Target::Invalid(_)));
@@ -347,7 +374,10 @@ fn settings_are_read_or_refused_with_their_field() {
 fn inbound_ports_are_read_or_refused_with_their_field() {
     let ports = |ports: &[(u32, i32)]| v1::Inbound {
         version: 1,
-        ports: ports.iter().map(|&(port, protocol)| v1::InboundPort { port, protocol }).collect(),
+        ports: ports
+            .iter()
+            .map(|&(port, protocol)| v1::InboundPort { port, protocol, rate_limits: vec![] })
+            .collect(),
     };
     let read = inbound(&ports(&[(80, 1), (5432, 3)])).unwrap();
     let protocol = |port| read.port(port).unwrap().protocol;
@@ -355,4 +385,32 @@ fn inbound_ports_are_read_or_refused_with_their_field() {
     let error = inbound(&ports(&[(80, 1), (80, 1), (0, 7)])).unwrap_err();
     let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
     assert_eq!(fields, ["inbound.ports[1].port", "inbound.ports[2].port", "inbound.ports[2].protocol"]);
+}
+
+#[test]
+fn rate_limits_are_read_or_refused_with_their_field() {
+    let limit = v1::RateLimit {
+        requests: 0,
+        per: milliseconds(4_000_000),
+        burst: 1_000_001,
+        by: vec![v1::RateLimitKey::default(), v1::RateLimitKey { kind: 2, header: "a b".to_owned() }],
+        matches: vec![v1::RouteMatch::default()],
+        of_mesh: true,
+        ..rate_limit()
+    };
+    let identity = v1::RateLimitKey { kind: 1, header: String::new() };
+    let of_mesh = v1::RateLimit { of_mesh: true, by: vec![identity], ..rate_limit() };
+    let port = v1::InboundPort { port: 80, protocol: 1, rate_limits: vec![limit, of_mesh] };
+    let error = inbound(&v1::Inbound { version: 1, ports: vec![port] }).unwrap_err();
+    let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+    let expected = [
+        "[0].requests",
+        "[0].burst",
+        "[0].per",
+        "[0].by[0].kind",
+        "[0].by[1].header",
+        "[0].matches[0].path",
+        "[1].by",
+    ];
+    assert_eq!(fields, expected.map(|field| format!("inbound.ports[0].rateLimits{field}")));
 }

@@ -6,6 +6,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
+use crate::rate_limit::RateLimits;
 use crate::snapshot::Target;
 
 pub(super) fn rule(name: &str) -> Rule {
@@ -17,6 +18,7 @@ pub(super) fn rule(name: &str) -> Rule {
         attempt_timeout: None,
         retry: None,
         backends: Vec::new(),
+        rate_limits: RateLimits::default(),
     }
 }
 

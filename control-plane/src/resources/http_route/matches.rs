@@ -14,7 +14,11 @@ const MOST_QUERY_VALUE_BYTES: usize = 1024;
 /// A compiled pattern larger than this is a mistake, or an attack on every proxy's memory.
 const MOST_REGEX_BYTES: usize = 64 * 1024;
 
-pub(super) fn check_match(found: &HttpRouteRulesMatches, path: &FieldPath, problems: &mut Problems) {
+pub(in crate::resources) fn check_match(
+    found: &HttpRouteRulesMatches,
+    path: &FieldPath,
+    problems: &mut Problems,
+) {
     if let Some(matched) = &found.path {
         check_path(matched, &path.field("path"), problems);
     }
