@@ -66,9 +66,9 @@ pub use rate_limit_policy::{
     RateLimit, RateLimitKey, RateLimitKeyType, RateLimitPolicy, RateLimitPolicySpec, RateLimitScope,
 };
 pub use service_policy::{
-    CircuitBreaker, Connection, Hash, HashCookie, Limits, LoadBalancer, LoadBalancerType, RequestDefaults,
-    Retry, RetryBudget, ServicePolicy, ServicePolicySpec, SlowStart, SuccessRate, TargetRef, Timeouts,
-    ZonePreference,
+    AdaptiveConcurrency, CircuitBreaker, Connection, Hash, HashCookie, Limits, LoadBalancer,
+    LoadBalancerType, RequestDefaults, Retry, RetryBudget, ServicePolicy, ServicePolicySpec, SlowStart,
+    SuccessRate, TargetRef, Timeouts, ZonePreference,
 };
 
 pub(crate) use metadata::{is_label, is_subdomain};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bulkhead::Bulkhead;
+use crate::concurrency::Gate;
 use crate::config::{AppPort, ProxyConfig};
 use crate::failure::{Failure, Side};
 use crate::metrics::Metrics;
@@ -29,6 +30,8 @@ pub(crate) struct Application {
     pub(crate) address: SocketAddr,
     /// As it was registered.
     pub(crate) protocol: Protocol,
+    /// Whom it is kept busy by.
+    pub(crate) gate: Rc<Gate>,
     pool: Rc<Pool>,
 }
 
@@ -41,6 +44,7 @@ impl Application {
             port: app.port,
             address: app.address,
             protocol: app.protocol,
+            gate: Rc::default(),
             pool: Pool::new(settings, Bulkhead::new(limit), metrics),
         })
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::answer;
 use crate::body::{Body, BodyError};
 use crate::bulkhead::Permit;
+use crate::concurrency::Place;
 use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::failure::Failure;
@@ -45,6 +46,8 @@ pub(crate) struct Flight {
     pub(crate) request_body: Option<Replay>,
     /// The request's place in its service's bulkhead.
     pub(crate) permit: Option<Permit>,
+    /// The request's place at the application.
+    pub(crate) place: Option<Place>,
     /// What the answer says of rate limits.
     pub(crate) standing: Option<Box<Standing>>,
     /// Set when the answer begins, for the connection to know.
@@ -65,6 +68,7 @@ impl Flight {
             grpc,
             request_body: None,
             permit: None,
+            place: None,
             standing: None,
             begun: None,
             ended: None,

@@ -22,6 +22,7 @@ use crate::answer;
 use crate::application::Application;
 use crate::attempt::{Answer, exclusive_request, multiplexed_request, outcome_of, outcome_of_send};
 use crate::body::Body;
+use crate::concurrency::ConcurrencyPolicy;
 use crate::deadline::Deadline;
 use crate::detect::{Detected, Sniff, detect};
 use crate::exchange::Exchange;
@@ -300,7 +301,11 @@ async fn deliver(
     }
     let method = head.method.clone();
     let call = Call { application, authority, head, asked, multiplexed: multiplexed(application, protocol) };
-    let answer = call.send_in_time(flight, body, deadline).await?;
+    let concurrency = snapshot.inbound.port(port).and_then(|own| own.concurrency.as_ref());
+    let answer = match concurrency {
+        None => call.send_in_time(flight, body, deadline).await,
+        Some(policy) => Box::pin(call.send_in_turn(worker, flight, body, deadline, policy)).await,
+    }?;
     let Answer { mut head, there, body, hold, .. } = answer;
     if there.has(Notable::ERROR) {
         head.headers.remove(headers::ERROR); // only a proxy may say it
@@ -363,6 +368,35 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Sends, if the application is not busy enough with others, and notes how long it takes.
+    async fn send_in_turn(
+        self,
+        worker: &Worker,
+        flight: &mut Flight,
+        body: Incoming,
+        deadline: Option<Deadline>,
+        policy: &ConcurrencyPolicy,
+    ) -> Result<Answer, Failure> {
+        let (application, metrics, started) = (self.application, &worker.recorder.metrics, Instant::now());
+        let Some(place) = application.gate.enter(policy, started) else {
+            metrics.limit_reached(Side::Inbound, Limit::Concurrency);
+            return Err(Failure::Overloaded);
+        };
+        flight.place = Some(place);
+        let answer = self.send_in_time(flight, body, deadline).await;
+        // What failed at once says nothing of how long work takes; what was given up says that it takes too long.
+        let telling = match &answer {
+            Ok(answer) => !answer.head.status.is_server_error(),
+            Err(failure) => failure.facts().status == StatusCode::GATEWAY_TIMEOUT,
+        };
+        if telling {
+            let now = Instant::now();
+            let limit = application.gate.answered(now.duration_since(started), policy, now);
+            metrics.concurrency_limit(application.port, limit);
+        }
+        answer
+    }
+
     async fn send_in_time(
         self,
         flight: &mut Flight,

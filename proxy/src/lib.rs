@@ -35,6 +35,7 @@ pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
 pub mod cluster;
+pub mod concurrency;
 pub mod config;
 pub mod control;
 pub mod cookie;

@@ -60,6 +60,8 @@ struct Inner {
     connections: RefCell<HashMap<ConnectionKind, Rc<ConnectionCells>>>,
     breakers: RefCell<HashMap<ServiceName, BreakerData>>,
     rate_limited: RefCell<HashMap<LimitKey, u64>>,
+    /// By port, the workload's own.
+    concurrency: RefCell<HashMap<u16, u64>>,
     events: RefCell<HashMap<Event, u64>>,
 }
 
@@ -75,6 +77,7 @@ impl Default for Inner {
             connections: RefCell::default(),
             breakers: RefCell::default(),
             rate_limited: RefCell::default(),
+            concurrency: RefCell::default(),
             events: RefCell::default(),
         }
     }
@@ -134,6 +137,8 @@ pub enum Limit {
     ServicePending,
     /// `maxActive` of a service.
     ServiceActive,
+    /// What the application has under way, as its latency allows.
+    Concurrency,
     /// Keys of one rate limit that are counted each on their own.
     RateLimitKeys,
 }
@@ -250,6 +255,11 @@ impl Metrics {
         } else {
             *refused.entry((side, "_other".into(), "".into())).or_default() += 1;
         }
+    }
+
+    /// Notes how many requests this worker lets the application have at once on a port now.
+    pub fn concurrency_limit(&self, port: u16, limit: u32) {
+        self.0.concurrency.borrow_mut().insert(port, limit.into());
     }
 
     /// Counts that the breaker of one of the service's endpoints changed.
@@ -378,6 +388,7 @@ impl Limit {
             Self::ServiceConnections => "service-connections",
             Self::ServicePending => "service-pending",
             Self::ServiceActive => "service-active",
+            Self::Concurrency => "concurrency",
             Self::RateLimitKeys => "rate-limit-keys",
         }
     }

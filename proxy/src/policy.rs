@@ -171,11 +171,14 @@ pub fn inbound(raw: &v1::Inbound) -> Result<Inbound, PolicyError> {
         let number = port_number(raw.port, &path.field("port"), &mut problems);
         let protocol = protocol(raw.protocol, &path.field("protocol"), &mut problems);
         let rate_limits = limits::limits(&raw.rate_limits, &path, &mut problems);
+        let concurrency = raw.concurrency.as_ref();
+        let concurrency =
+            concurrency.and_then(|raw| limits::concurrency(raw, &path.field("concurrency"), &mut problems));
         let Some((port, protocol)) = number.zip(protocol) else { continue };
         if ports.iter().any(|earlier| earlier.port == port) {
             problems.add(&path.field("port"), format!("{port} is there twice"));
         }
-        ports.push(InboundPort { port, protocol, rate_limits });
+        ports.push(InboundPort { port, protocol, rate_limits, concurrency });
     }
     problems.result(Some(Inbound { ports }))
 }

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use outrigger_api::ServiceName;
 use outrigger_certs::SpiffeId;
 
+use crate::concurrency::ConcurrencyPolicy;
 use crate::filter::Filter;
 use crate::hash::FastMap;
 use crate::hash_key::HashPolicy;
@@ -60,6 +61,8 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// How often it may be called.
     pub rate_limits: RateLimits,
+    /// How many requests may be under way. `None`: as many as come.
+    pub concurrency: Option<ConcurrencyPolicy>,
 }
 
 /// Settings from `MeshConfig`.

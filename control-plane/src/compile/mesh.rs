@@ -3,6 +3,7 @@
 use outrigger_api::{ServiceName, v1};
 
 use super::World;
+use super::policy::Effective;
 use super::port::Facts;
 use super::rate_limit;
 use crate::resources::{Documents, MtlsMode, TraceFormat};
@@ -41,10 +42,12 @@ fn trace_format(format: TraceFormat) -> v1::TraceFormat {
 pub(crate) fn inbound(world: World<'_>, service: &ServiceName) -> v1::Inbound {
     let ports = Facts::of(world, service).map(|facts| facts.ports).unwrap_or_default();
     let rate_limits = rate_limit::of_service(world.model, service);
+    let concurrency = Effective::of(world.model, service).adaptive_concurrency();
     let port = |port: super::port::Port| v1::InboundPort {
         port: port.number.into(),
         protocol: port.protocol as i32,
         rate_limits: rate_limits.clone(),
+        concurrency,
     };
     v1::Inbound { version: world.model.documents().revision, ports: ports.into_iter().map(port).collect() }
 }

@@ -26,6 +26,19 @@ impl<'a> Effective<'a> {
         Self { spec, timing: Timing::defaults(own, mesh) }
     }
 
+    /// How many requests an instance works on at once, where that is looked after.
+    pub(super) fn adaptive_concurrency(&self) -> Option<v1::AdaptiveConcurrency> {
+        let written = self.spec?.adaptive_concurrency.as_ref()?;
+        // Only one of the two may be written, on the wrong side of the other's default.
+        let max_limit = written.max_limit.unwrap_or(1000.max(written.min_limit.unwrap_or(10)));
+        Some(v1::AdaptiveConcurrency {
+            min_limit: written.min_limit.unwrap_or(10).min(max_limit),
+            max_limit,
+            tolerance_percent: written.tolerance_percent.unwrap_or(50),
+            recalibrate: seconds(written.recalibrate_every, 30),
+        })
+    }
+
     /// The whole policy, every default filled in.
     pub(super) fn backend_policy(&self) -> v1::BackendPolicy {
         let spec = self.spec.cloned().unwrap_or_default();

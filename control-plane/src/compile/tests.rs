@@ -780,3 +780,28 @@ fn a_rate_limit_concerns_the_services_that_it_names() {
     let names: Vec<_> = change.services.iter().map(ToString::to_string).collect();
     assert_eq!(names, ["pay.other", "pay.shop", "pay-v2.shop"]);
 }
+
+// ---- adaptive concurrency ----
+
+#[test]
+fn adaptive_concurrency_is_off_unless_written_and_has_defaults() {
+    for (written, expected) in [
+        ("", None),
+        ("adaptiveConcurrency: {}", Some((10, 1000, 50, 30_000))),
+        ("adaptiveConcurrency: {maxLimit: 5}", Some((5, 5, 50, 30_000))),
+        ("adaptiveConcurrency: {minLimit: 2000}", Some((2000, 2000, 50, 30_000))),
+        (
+            "adaptiveConcurrency: {minLimit: 3, maxLimit: 40, tolerancePercent: 100, recalibrateEvery: 1m}",
+            Some((3, 40, 100, 60_000)),
+        ),
+    ] {
+        let policy = "---\nkind: ServicePolicy\nmetadata: {name: p, namespace: shop}\n";
+        let fixture =
+            Fixture::new(&format!("{PAY}{policy}spec: {{targetRefs: [{{name: pay}}], {written}}}\n"));
+        let port = inbound(fixture.world(), &"pay.shop".parse().unwrap()).ports.remove(0);
+        let compiled = port
+            .concurrency
+            .map(|c| (c.min_limit, c.max_limit, c.tolerance_percent, millis(&c.recalibrate).unwrap()));
+        assert_eq!(compiled, expected, "{written}");
+    }
+}

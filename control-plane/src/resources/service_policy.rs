@@ -48,6 +48,10 @@ pub struct ServicePolicySpec {
     /// How much one proxy may have under way to the service at once; over it the answer is 503.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// How many requests each instance of the service works on at once, as its own proxy finds out from its latency;
+    /// over it the answer is 503. Off unless it is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
     /// How many retries one proxy may add to the requests for the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
@@ -161,6 +165,27 @@ pub struct Limits {
     pub max_active_requests: Option<u32>,
 }
 
+/// How many requests an instance works on at once: more as long as that takes no longer, less where it does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AdaptiveConcurrency {
+    /// Never fewer, for each worker of the proxy. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min_limit: Option<u32>,
+    /// Never more. Default: 1000, or `minLimit` where that is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_limit: Option<u32>,
+    /// How much longer than without a queue an answer may take before the limit shrinks, percent. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub tolerance_percent: Option<u32>,
+    /// How often the time that answers take without a queue is looked for again, `1s` to `1h`. Default: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recalibrate_every: Option<Period>,
+}
+
 /// How many retries may be added to the requests for a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -248,6 +273,9 @@ impl Document for ServicePolicy {
         if let Some(connection) = &self.spec.connection {
             connection.check(&spec.field("connection"), problems);
         }
+        if let Some(concurrency) = &self.spec.adaptive_concurrency {
+            concurrency.check(&spec.field("adaptiveConcurrency"), problems);
+        }
         if let Some(defaults) = &self.spec.defaults {
             defaults.check(&spec.field("defaults"), problems);
         }
@@ -295,6 +323,21 @@ impl CircuitBreaker {
                 problems.error(&path.field("maxOpen"), format!("must not be shorter than minOpen, {min}"));
             }
             (false, _) => {}
+        }
+    }
+}
+
+impl AdaptiveConcurrency {
+    fn check(&self, path: &FieldPath, problems: &mut Problems) {
+        if let (Some(least), Some(most)) = (self.min_limit, self.max_limit)
+            && least > most
+        {
+            problems.error(&path.field("minLimit"), format!("must not be over maxLimit, {most}"));
+        }
+        let [shortest, longest] = [1000, 3_600_000].map(Period::from_millis);
+        if self.recalibrate_every.is_some_and(|every| every < shortest || every > longest) {
+            let message = format!("must be {shortest} to {longest}");
+            problems.error(&path.field("recalibrateEvery"), message);
         }
     }
 }

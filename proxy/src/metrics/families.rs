@@ -209,6 +209,11 @@ fn rate_limits(page: &mut Page, sum: &MetricsSnapshot) {
     for (labels, count) in series {
         page.counter(&labels, *count);
     }
+    let help = "Requests that the application may have at once as its latency allows, summed over workers.";
+    page.family("outrigger_concurrency_limit", Kind::Gauge, help);
+    for (labels, limit) in sorted(&sum.concurrency, |port| Labels::new().with("port", &port.to_string())) {
+        page.gauge(&labels, *limit);
+    }
 }
 
 impl Event {

@@ -18,6 +18,7 @@ pub struct MetricsSnapshot {
     pub(super) connections: HashMap<ConnectionKind, Connections>,
     pub(super) breakers: HashMap<ServiceName, BreakerData>,
     pub(super) rate_limited: HashMap<LimitKey, u64>,
+    pub(super) concurrency: HashMap<u16, u64>,
     pub(super) events: HashMap<Event, u64>,
     /// Lookups that found a table full.
     pub(super) overflowed: u64,
@@ -44,6 +45,7 @@ impl MetricsSnapshot {
             connections: connections.collect(),
             breakers: worker.breakers.borrow().clone(),
             rate_limited: worker.rate_limited.borrow().clone(),
+            concurrency: worker.concurrency.borrow().clone(),
             events: worker.events.borrow().clone(),
         }
     }
@@ -62,6 +64,7 @@ impl MetricsSnapshot {
             ours.out += theirs.out;
         });
         merge(&mut self.rate_limited, other.rate_limited, |ours, theirs| *ours += theirs);
+        merge(&mut self.concurrency, other.concurrency, |ours, theirs| *ours += theirs);
         merge(&mut self.events, other.events, |ours, theirs| *ours += theirs);
         for (ours, theirs) in self.active.iter_mut().zip(other.active) {
             *ours += theirs;

@@ -127,7 +127,7 @@ pub(super) fn retry(
     }))
 }
 
-fn at_least_one(number: u32, path: &Path<'_>, problems: &mut Problems) {
+pub(super) fn at_least_one(number: u32, path: &Path<'_>, problems: &mut Problems) {
     if number == 0 {
         problems.add(path, "must be at least 1");
     }

@@ -1,13 +1,14 @@
-//! How often something may be asked.
+//! How often something may be asked, and how much of it at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_api::v1;
 
-use super::backend::required;
+use super::backend::{at_least_one, required};
 use super::problem::{Path, Problems};
 use super::routes::{header_name, route_match};
+use crate::concurrency::ConcurrencyPolicy;
 use crate::rate_limit::{Key, Rate, RateLimit, RateLimits, State, quota};
 
 /// Limits of one port or rule.
@@ -79,4 +80,23 @@ fn key(raw: &v1::RateLimitKey, path: &Path<'_>, problems: &mut Problems) -> Opti
             None
         }
     }
+}
+
+/// Reads the limit of what is under way at once.
+pub(super) fn concurrency(
+    raw: &v1::AdaptiveConcurrency,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<ConcurrencyPolicy> {
+    at_least_one(raw.min_limit, &path.field("minLimit"), problems);
+    if raw.min_limit > raw.max_limit {
+        problems
+            .add(&path.field("minLimit"), format!("{} is over maxLimit, {}", raw.min_limit, raw.max_limit));
+    }
+    Some(ConcurrencyPolicy {
+        min_limit: raw.min_limit,
+        max_limit: raw.max_limit,
+        tolerance_percent: raw.tolerance_percent,
+        recalibrate: required(raw.recalibrate.as_ref(), &path.field("recalibrate"), problems)?,
+    })
 }

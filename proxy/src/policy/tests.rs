@@ -376,7 +376,7 @@ fn inbound_ports_are_read_or_refused_with_their_field() {
         version: 1,
         ports: ports
             .iter()
-            .map(|&(port, protocol)| v1::InboundPort { port, protocol, rate_limits: vec![] })
+            .map(|&(port, protocol)| v1::InboundPort { port, protocol, ..v1::InboundPort::default() })
             .collect(),
     };
     let read = inbound(&ports(&[(80, 1), (5432, 3)])).unwrap();
@@ -400,7 +400,12 @@ fn rate_limits_are_read_or_refused_with_their_field() {
     };
     let identity = v1::RateLimitKey { kind: 1, header: String::new() };
     let of_mesh = v1::RateLimit { of_mesh: true, by: vec![identity], ..rate_limit() };
-    let port = v1::InboundPort { port: 80, protocol: 1, rate_limits: vec![limit, of_mesh] };
+    let port = v1::InboundPort {
+        port: 80,
+        protocol: 1,
+        rate_limits: vec![limit, of_mesh],
+        ..v1::InboundPort::default()
+    };
     let error = inbound(&v1::Inbound { version: 1, ports: vec![port] }).unwrap_err();
     let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
     let expected = [
@@ -413,4 +418,32 @@ fn rate_limits_are_read_or_refused_with_their_field() {
         "[1].by",
     ];
     assert_eq!(fields, expected.map(|field| format!("inbound.ports[0].rateLimits{field}")));
+}
+
+#[test]
+fn a_limit_of_concurrency_is_read_or_refused_with_its_field() {
+    let port = |concurrency| v1::Inbound {
+        version: 1,
+        ports: vec![v1::InboundPort {
+            port: 80,
+            concurrency: Some(concurrency),
+            ..v1::InboundPort::default()
+        }],
+    };
+    let raw = v1::AdaptiveConcurrency {
+        min_limit: 5,
+        max_limit: 100,
+        tolerance_percent: 50,
+        recalibrate: milliseconds(30_000),
+    };
+    let read = inbound(&port(raw)).unwrap();
+    let read = read.port(80).unwrap().concurrency.clone().unwrap();
+    assert_eq!((read.min_limit, read.max_limit, read.tolerance_percent), (5, 100, 50));
+    let bad = v1::AdaptiveConcurrency { min_limit: 0, recalibrate: None, ..raw };
+    let error = inbound(&port(bad)).unwrap_err();
+    let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+    let expected = ["minLimit", "recalibrate"].map(|field| format!("inbound.ports[0].concurrency.{field}"));
+    assert_eq!(fields, expected);
+    let crossed = v1::AdaptiveConcurrency { min_limit: 101, ..raw };
+    assert!(inbound(&port(crossed)).unwrap_err().to_string().contains("is over maxLimit"));
 }
