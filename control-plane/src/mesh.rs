@@ -26,6 +26,7 @@ use crate::compile::{Facts, World, attached, mesh_settings, route_statuses};
 use crate::discovery::journal::{Journal, JournalError};
 use crate::discovery::{EndpointSet, ProxyId, RegisteredService, RegistrationError, Registry};
 use crate::explain::{CompiledService, explain};
+use crate::lease::Leases;
 use crate::model::Model;
 use crate::push::cache::Cache;
 use crate::resources::Documents;
@@ -113,6 +114,8 @@ pub(crate) struct State {
     bundle: Arc<v1::TrustBundle>,
     proxies: Proxies,
     traffic: Traffic,
+    /// Who may use how much of the limits of the whole mesh.
+    leases: Leases<ProxyId>,
 }
 
 impl Mesh {
@@ -144,6 +147,7 @@ impl Mesh {
             cache: Cache::default(),
             proxies: Proxies::default(),
             traffic: Traffic::default(),
+            leases: Leases::default(),
         };
         Ok(Self {
             state: Mutex::new(state),

@@ -23,6 +23,7 @@ mod conversation;
 pub(crate) mod counters;
 pub(crate) mod dial;
 mod endpoint_set;
+mod fleet;
 mod keeping;
 mod ledger;
 mod link;
@@ -55,6 +56,7 @@ pub use view::ControlView;
 
 use self::conversation::{Command, Conversation, Inbox, Stream};
 use self::dial::Dialer;
+use self::fleet::Fleet;
 use self::keeping::Keeping;
 use self::link::{Link, Waits};
 use self::model::Model;
@@ -207,6 +209,7 @@ fn start_with(mut inputs: ControlInputs, waits: Waits) -> Result<ControlHandle, 
         missing_addresses: HashMap::new(),
         evicted: Vec::new(),
         asked_addresses: Vec::new(),
+        fleet: Fleet::default(),
         keeping: Keeping::new(state),
         swept: 0,
     };

@@ -88,18 +88,16 @@ impl Flight {
         exchange.failure = Some(failure);
         let id = exchange.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         let mut response = answer::refuse(failure, exchange.side, grpc, id);
-        let is_head = exchange.method == Method::HEAD;
-        if let Some(standing) = &self.standing {
-            standing.write(response.headers_mut());
-        }
-        let exchange = self.exchange();
-        if is_head {
+        if exchange.method == Method::HEAD {
             // RFC 9110 section 9.3.2. HTTP/1 would leave the body out by itself; over HTTP/2 it is an error.
             *response.body_mut() = Body::Empty;
         }
         exchange.status = response.status().as_u16();
         if grpc {
             exchange.grpc_status = Some(failure.facts().grpc);
+        }
+        if let Some(standing) = &self.standing {
+            standing.write(response.headers_mut());
         }
         response
     }

@@ -110,6 +110,11 @@ impl State {
         self.share.as_ref().map_or(self.rate, |share| self.rate.part(share.part()))
     }
 
+    /// Requests a second that the whole limit grants.
+    pub fn whole_per_second(&self) -> f64 {
+        self.rate.per_second()
+    }
+
     /// Goes on with another part of a limit of the whole mesh, `now` after the proxy started.
     pub fn set_part(&self, part: f64, now: Duration) {
         let Some(share) = &self.share else { return };

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::State;
 use crate::compile::World;
 use crate::discovery::{ProxyId, Registration, RegistrationError};
+use crate::lease::{Demand, Lease};
 use crate::push::outbox::{Outbox, Sources};
 use crate::status::{ProxyStatus, Refusal, rfc3339};
 
@@ -25,6 +26,8 @@ const SHOWN_AFTER_LOSS: Duration = Duration::from_secs(600);
 const MAX_LOST: usize = 1_024;
 /// Characters of a text from a proxy that are kept.
 const MAX_TEXT: usize = 1_024;
+/// Limits that a proxy may speak of in one message.
+const MAX_LIMITS: usize = 256;
 
 /// One stream's hold on its proxy.
 #[derive(Debug, Clone)]
@@ -85,6 +88,19 @@ impl Proxies {
     /// Something that concerns everybody changed.
     pub(super) fn wake_all(&self) {
         for proxy in self.all.values() {
+            proxy.session.wake.notify_one();
+        }
+    }
+
+    /// Whether the proxy was told to enforce this limit of the whole mesh.
+    pub(super) fn enforces(&self, id: &ProxyId, limit: &str) -> bool {
+        self.all.get(id).is_some_and(|proxy| proxy.outbox.enforces(limit))
+    }
+
+    /// Tells a proxy of its part of a limit.
+    pub(super) fn lease(&mut self, id: &ProxyId, limit: Arc<str>, lease: Lease) {
+        if let Some(proxy) = self.all.get_mut(id) {
+            proxy.outbox.lease(limit, lease);
             proxy.session.wake.notify_one();
         }
     }
@@ -180,6 +196,7 @@ impl State {
             None => self.registry.goodbye(&id, now), // it served something when it was here before
         }
         self.end_stream(&id);
+        self.leases.forget_told(&id);
         self.proxies.epochs += 1;
         let session = Session {
             id: id.clone(),
@@ -256,8 +273,19 @@ impl State {
                 };
                 self.traffic.report(&session.id, &source, report, now);
             }
+            Message::RateDemand(demand) => {
+                for said in demand.limits.into_iter().take(MAX_LIMITS) {
+                    if !proxy.outbox.enforces(&said.limit) {
+                        continue; // not its business, or not any more
+                    }
+                    let demand = Demand { asked: said.asked, part: said.part, holders: said.holders };
+                    self.leases.note(&said.limit, &session.id, demand, now);
+                }
+                return true;
+            }
             Message::Goodbye(_) => {
                 self.registry.goodbye(&session.id, now);
+                self.leases.left(&session.id, now);
                 return true;
             }
         }
@@ -283,6 +311,7 @@ impl State {
         let Some(proxy) = self.proxies.of(session) else { return }; // another stream took over
         proxy.lost_since = Some(wall);
         self.registry.lost(&session.id, now);
+        self.leases.lost(&session.id, now);
         self.end_stream(&session.id);
         self.proxies.lost.push_back((now, session.id.clone(), session.epoch));
         self.proxies.forget_lost(now);

@@ -30,8 +30,11 @@ impl Mesh {
         let mut tidy = Instant::now() + TIDY_EVERY;
         loop {
             let again = if unwritten { Instant::now() + RETRY_AFTER } else { tidy };
-            let expiry = self.state().registry.next_deadline();
-            let deadline = expiry.into_iter().fold(again.min(tidy), Instant::min);
+            let due = {
+                let state = self.state();
+                state.registry.next_deadline().into_iter().chain(state.leases.next())
+            };
+            let deadline = due.fold(again.min(tidy), Instant::min);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.changed.notified() => {}
@@ -46,6 +49,7 @@ impl Mesh {
             unwritten = !self.publish(newest).await;
             self.state().take_bundle(bundle);
             let now = Instant::now();
+            self.state().settle_leases(now);
             if now >= tidy {
                 self.state().tidy(now);
                 tidy = now + TIDY_EVERY;
@@ -82,6 +86,15 @@ impl State {
     fn tidy(&mut self, now: Instant) {
         self.proxies.forget_lost(now);
         self.traffic.retire(now);
+        let proxies = &self.proxies;
+        self.leases.retain(|limit, proxy| proxies.enforces(proxy, limit), now);
+    }
+
+    /// Tells proxies of their parts of the limits of the whole mesh.
+    fn settle_leases(&mut self, now: Instant) {
+        for (proxy, limit, lease) in self.leases.settle(now) {
+            self.proxies.lease(&proxy, limit, lease);
+        }
     }
 
     fn take_bundle(&mut self, bundle: Arc<outrigger_api::v1::TrustBundle>) {

@@ -21,6 +21,7 @@ use outrigger_api::{NameError, ServiceName, v1};
 use super::cache::Cache;
 use crate::compile::{Compiled, World, inbound};
 use crate::discovery::EndpointSet;
+use crate::lease::Lease;
 use crate::status::ServiceVersions;
 
 /// Messages that a proxy may leave unacknowledged; then it is sent no more until it says something.
@@ -51,6 +52,7 @@ pub(crate) enum Subject {
     Service(ServiceName),
     Endpoints(ServiceName),
     NotFound(String),
+    Lease(Arc<str>),
 }
 
 impl fmt::Display for Subject {
@@ -62,6 +64,7 @@ impl fmt::Display for Subject {
             Self::Service(name) => write!(f, "service {name}"),
             Self::Endpoints(name) => write!(f, "endpoints {name}"),
             Self::NotFound(what) => write!(f, "absence of {what}"),
+            Self::Lease(limit) => write!(f, "part of limit {limit}"),
         }
     }
 }
@@ -110,6 +113,7 @@ pub(crate) struct Outbox {
     pending: BTreeSet<ServiceName>,
     pending_addresses: BTreeSet<SocketAddr>,
     pending_unknown: Vec<v1::Destination>,
+    pending_leases: BTreeMap<Arc<str>, Lease>,
     unacknowledged: VecDeque<Unacknowledged>,
     refused: BTreeSet<Subject>,
 }
@@ -130,6 +134,7 @@ impl Outbox {
             sent: HashMap::new(),
             pending_addresses: BTreeSet::new(),
             pending_unknown: Vec::new(),
+            pending_leases: BTreeMap::new(),
             unacknowledged: VecDeque::new(),
             refused: BTreeSet::new(),
         }
@@ -212,6 +217,20 @@ impl Outbox {
         !self.pending_addresses.is_empty()
     }
 
+    /// Whether the proxy was told to enforce this limit of the whole mesh.
+    pub(crate) fn enforces(&self, limit: &str) -> bool {
+        let own = self.inbound.iter().flatten().flat_map(|port| &port.rate_limits);
+        let services = self.sent.values().filter_map(|sent| sent.service.as_ref());
+        let rules = services.flat_map(|compiled| &compiled.message.ports).flat_map(|port| &port.rules);
+        let mut all = own.chain(rules.flat_map(|rule| &rule.rate_limits));
+        all.any(|one| one.of_mesh && one.id == limit)
+    }
+
+    /// Notes what the proxy's part of a limit is from now on.
+    pub(crate) fn lease(&mut self, limit: Arc<str>, lease: Lease) {
+        self.pending_leases.insert(limit, lease);
+    }
+
     /// Whether nothing is unacknowledged, refused or waiting.
     pub(crate) fn is_settled(&self) -> bool {
         self.unacknowledged.is_empty()
@@ -287,6 +306,10 @@ impl Outbox {
             self.mesh = Some(sources.mesh.clone());
             let mesh = v1::MeshSettings::clone(sources.mesh);
             turn.push(Subject::Mesh, mesh.version, Update::Mesh(mesh));
+        }
+        for (limit, Lease { part, holders }) in std::mem::take(&mut self.pending_leases) {
+            let lease = v1::RateLease { limit: limit.to_string(), part, holders };
+            turn.push(Subject::Lease(limit), 0, Update::RateLease(lease));
         }
         let Some(own) = self.own.as_ref().filter(|own| self.pending.contains(*own)) else { return };
         let inbound = inbound(sources.world, own);

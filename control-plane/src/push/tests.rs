@@ -131,6 +131,9 @@ struct Proxy {
     endpoints: BTreeMap<String, BTreeMap<String, v1::Endpoint>>,
     missing: BTreeSet<String>,
     bundles: Vec<v1::TrustBundle>,
+    /// The ids of the limits of its own ports.
+    limits: Vec<String>,
+    leases: BTreeMap<String, v1::RateLease>,
     updates: usize,
     /// Sizes that the set of `pay` had, in order.
     sizes: Vec<usize>,
@@ -154,6 +157,8 @@ impl Proxy {
             endpoints: BTreeMap::new(),
             missing: BTreeSet::new(),
             bundles: Vec::new(),
+            limits: Vec::new(),
+            leases: BTreeMap::new(),
             updates: 0,
             sizes: Vec::new(),
         })
@@ -229,7 +234,12 @@ impl Proxy {
                 }
             }
             Update::Bundle(bundle) => self.bundles.push(bundle),
-            Update::Mesh(_) | Update::Inbound(_) => {}
+            Update::Inbound(inbound) => {
+                let limits = inbound.ports.into_iter().flat_map(|port| port.rate_limits);
+                self.limits = limits.map(|limit| limit.id).collect();
+            }
+            Update::RateLease(lease) => drop(self.leases.insert(lease.limit.clone(), lease)),
+            Update::Mesh(_) => {}
         }
         // The stream may have ended behind this message.
         let _ = self
@@ -613,5 +623,41 @@ async fn the_control_planes_own_certificate_is_renewed_while_it_serves() {
     eventually("another certificate", || plane.mesh.certificates().server.fingerprint != first).await;
     let mut user = plane.client("shop", "user").await;
     user.until("its settings", |proxy| proxy.updates >= 2).await;
+    plane.running.shutdown().await;
+}
+
+// ---- limits of the whole mesh ----
+
+#[tokio::test]
+async fn proxies_have_parts_of_the_limits_that_they_enforce_where_they_are_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = Plane::start(directory.path()).await;
+    plane.apply(PAY).await;
+    plane
+        .apply(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {name: l, namespace: shop}\n\
+             spec: {targetRefs: [{name: pay}], limits: [{name: all, requests: 10, scope: Mesh}]}\n",
+        )
+        .await;
+    let (mut first, mut second) = (plane.workload("a", 1).await, plane.workload("b", 2).await);
+    for proxy in [&mut first, &mut second] {
+        proxy.until("its limit", |proxy| !proxy.limits.is_empty()).await;
+    }
+    let limit = first.limits[0].clone();
+    let demand = |limit: &str, asked| {
+        let limits = vec![v1::LimitDemand { limit: limit.to_owned(), asked, part: 0.05, holders: 0 }];
+        Message::RateDemand(v1::RateDemand { limits })
+    };
+    first.say(demand("somebody else's", 5.0)).await;
+    first.say(demand(&limit, 5.0)).await;
+    second.say(demand(&limit, 0.0)).await;
+    let part = |proxy: &Proxy, limit: &str| proxy.leases.get(limit).map_or(0.0, |lease| lease.part);
+    first.until("nearly all of it", |proxy| part(proxy, &limit) > 0.9).await;
+    assert_eq!(first.leases[&limit].holders, 2);
+    second.until("its part", |proxy| proxy.leases.contains_key(&limit)).await;
+    second.say(demand(&limit, 5.0)).await;
+    second.until("half of it", |proxy| part(proxy, &limit) > 0.45).await;
+    first.until("the other half", |proxy| part(proxy, &limit) < 0.55).await;
+    assert_eq!(first.leases.len(), 1, "what it does not enforce is not its business");
     plane.running.shutdown().await;
 }

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::counters::Counters;
+use super::fleet::{self, Fleet};
 use super::keeping::Keeping;
 use super::link::{Event, OUTGOING};
 use super::model::{Asked, Model};
@@ -92,6 +93,8 @@ pub(super) struct Conversation {
     /// Of the questions being taken: names forgotten to make room, and addresses new to the table.
     pub(super) evicted: Vec<ServiceName>,
     pub(super) asked_addresses: Vec<SocketAddr>,
+    /// The limits of the whole mesh that are enforced here.
+    pub(super) fleet: Fleet,
     pub(super) keeping: Keeping,
     /// When idle services were last looked for, seconds since the proxy started.
     pub(super) swept: u64,
@@ -112,6 +115,8 @@ impl Conversation {
     pub(super) async fn run(mut self, mut inbox: Inbox) {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(fleet::LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(event) = inbox.events.recv() => self.take_in(event, &mut inbox.events),
@@ -126,6 +131,7 @@ impl Conversation {
                     Some(Command::Stop) | None => break,
                 },
                 _ = ticks.tick() => self.tick(),
+                now = looks.tick(), if self.fleet.is_needed() => self.look(now),
             }
         }
         self.stop(&mut inbox.events).await;
@@ -176,6 +182,7 @@ impl Conversation {
                     "no stream to the control plane; what it said last stays in use"
                 );
                 self.stream = Stream::default();
+                self.fleet.lost(Instant::now());
                 self.trouble(|troubles| troubles.lost = Some(why));
             }
         }
@@ -188,6 +195,7 @@ impl Conversation {
             workload.address = SocketAddr::new(ip, at.port()).to_string();
         }
         self.send(Message::Hello(self.hello.clone()));
+        self.fleet.opened();
         let names = self.model.begin_stream().into_iter().map(|name| Destination::Service((&name).into()));
         let addresses = self.addresses.keys().map(|address| Destination::Address(address.to_string()));
         let all: Vec<Destination> = names.chain(addresses).collect();
@@ -220,6 +228,10 @@ impl Conversation {
                     self.address_missing(address)?;
                 }
                 self.model.apply(nonce, Update::NotFound(raw), self.second())
+            }
+            Update::RateLease(raw) => {
+                self.fleet.lease(&raw, self.started.elapsed());
+                Ok(())
             }
             update => self.model.apply(nonce, update, self.second()),
         }
@@ -259,6 +271,7 @@ impl Conversation {
             return;
         }
         self.snapshots.publish(self.model.snapshot());
+        self.fleet.follow(self.model.limits_of_mesh());
         let snapshot = self.snapshots.current();
         self.names.answer(|name| find_name(&snapshot, name));
         self.addresses.answer(|address| find_address(&snapshot, *address).map(Ok));
@@ -411,6 +424,14 @@ impl Conversation {
             self.sweep(second);
         }
         self.keeping.write(&self.model, Instant::now());
+    }
+
+    fn look(&mut self, now: Instant) {
+        if let Some(demand) = self.fleet.look(now, now.duration_since(self.started))
+            && self.stream.outgoing.is_some()
+        {
+            self.send(Message::RateDemand(demand));
+        }
     }
 
     fn sweep(&mut self, second: u64) {

@@ -43,4 +43,10 @@ impl Ledger {
             }
         }
     }
+
+    /// The limits of the whole mesh that are in use.
+    pub(super) fn of_mesh(&self) -> Vec<(Arc<str>, Arc<State>)> {
+        let states = self.0.iter().filter_map(|(id, state)| Some((id.clone(), state.upgrade()?)));
+        states.filter(|(_, state)| state.share.is_some()).collect()
+    }
 }

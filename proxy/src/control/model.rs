@@ -22,6 +22,7 @@ use super::ledger::Ledger;
 use super::refused::Refused;
 use super::visible::{self, Candidate};
 use crate::policy;
+use crate::rate_limit::State;
 use crate::snapshot::{Endpoints, Inbound, MeshSettings, Service, Snapshot};
 
 /// Services that one proxy follows, most of them backends of others.
@@ -190,7 +191,7 @@ impl Model {
         self.services.keys().cloned().collect()
     }
 
-    /// Takes one update in. A bundle is not the model's and is ignored here.
+    /// Takes one update in. A bundle and a lease are not the model's and are ignored here.
     ///
     /// # Errors
     /// An update that cannot be applied changes nothing.
@@ -217,7 +218,7 @@ impl Model {
             Update::Service(raw) => self.apply_service(nonce, *raw, second),
             Update::Endpoints(raw) => self.apply_endpoints(raw, second),
             Update::NotFound(raw) => self.apply_not_found(raw),
-            Update::Bundle(_) => Ok(()),
+            Update::Bundle(_) | Update::RateLease(_) => Ok(()),
         }
     }
 
@@ -413,6 +414,11 @@ impl Model {
             self.forget(name);
         }
         idle
+    }
+
+    /// The limits of the whole mesh that are in force here.
+    pub(super) fn limits_of_mesh(&self) -> Vec<(Arc<str>, Arc<State>)> {
+        self.ledger.of_mesh()
     }
 
     /// Whether the last good policy is another than at the last call.

@@ -41,6 +41,11 @@ impl Rate {
         Self { interval, depth: self.depth.max(interval) }
     }
 
+    /// Requests a second.
+    pub(super) fn per_second(self) -> f64 {
+        1e9 / self.interval as f64
+    }
+
     /// Where the bucket that is full at `full_at` is after one request at `now`.
     ///
     /// # Errors

@@ -159,6 +159,7 @@ fn describe(message: &v1::ControlMessage) -> String {
                 Kind::Address(address) => format!("no {address}"),
             }
         }
+        Update::RateLease(lease) => format!("part of {}", lease.limit),
     }
 }
 
