@@ -7,14 +7,16 @@
 //! supported makes its rule's requests fail, it is never left out.
 //!
 //! Reading order: [`port`] (what a service has), [`attach`] (which routes are on which port, for whom),
-//! [`rule`] with [`backend`], [`filter`] and [`timing`] (one rule), [`precedence`] (the order of all matches),
-//! [`policy`] with [`balancing`] (how endpoints are called), [`mesh`] (settings for every proxy).
+//! [`rule`] with [`backend`], [`grant`], [`filter`] and [`timing`] (one rule), [`precedence`] (the order of all matches),
+//! [`policy`] with [`balancing`] and [`traffic_policy`] (how endpoints are called), [`conditions`] (what people are told of it), [`mesh`]
+//! (settings for every proxy).
 
 mod attach;
 mod backend;
 mod balancing;
 mod conditions;
 mod filter;
+mod grant;
 mod mesh;
 mod policy;
 mod port;
@@ -22,16 +24,18 @@ mod precedence;
 mod rate_limit;
 mod rule;
 mod timing;
+mod traffic_policy;
 
 use std::collections::{BTreeSet, HashMap};
 
+use outrigger_api::v1::Protocol;
 use outrigger_api::{ServiceName, v1};
 
 use crate::discovery::RegisteredService;
-use crate::model::Model;
+use crate::model::{Model, RouteKind};
 
 pub(crate) use attach::{Attached, attached};
-pub(crate) use conditions::route_statuses;
+pub(crate) use conditions::{document_status, route_statuses};
 pub(crate) use mesh::{inbound, mesh_settings};
 pub(crate) use policy::policy_of;
 pub(crate) use port::Facts;
@@ -106,13 +110,23 @@ impl Compiled {
             rules.extend(compiled.rules);
         }
         ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // The routes of one port are of one kind, and the kind says what else is so.
+        let kind = routes.first().map(|attached| attached.kind);
+        let protocol = match (port.protocol, kind) {
+            (Protocol::Tcp, _) => Protocol::Tcp,
+            (_, Some(RouteKind::Grpc)) => Protocol::Http2,
+            (protocol, _) => protocol,
+        };
+        let whole_connections = rules.first().filter(|_| kind == Some(RouteKind::Tcp));
+        let tcp_backends = whole_connections.map(|rule| rule.backends.clone()).unwrap_or_default();
         self.message.ports.push(v1::ServicePort {
             port: port.number.into(),
             name: port.name.clone(),
-            protocol: port.protocol as i32,
+            protocol: protocol as i32,
             routed: !routes.is_empty(),
             matches: ranked.into_iter().map(|(_, found)| found).collect(),
             rules,
+            tcp_backends,
         });
     }
 }

@@ -18,18 +18,19 @@ use std::time::Duration;
 
 use outrigger_api::{ServiceName, v1};
 use outrigger_certs::{Clock, Fingerprint, SpiffeId};
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::certificates::Certificates;
-use crate::compile::{Facts, World, attached, mesh_settings, route_statuses};
+use crate::compile::{Facts, World, attached, document_status, mesh_settings, route_statuses};
 use crate::discovery::journal::{Journal, JournalError};
 use crate::discovery::{EndpointSet, ProxyId, RegisteredService, RegistrationError, Registry};
 use crate::explain::{CompiledService, explain};
 use crate::lease::Leases;
 use crate::model::Model;
 use crate::push::cache::Cache;
-use crate::resources::Documents;
+use crate::resources::{Documents, Kind, ResourceKey};
 use crate::stats::Traffic;
 use crate::status::{CertificateStatus, EdgeStats, EndpointStatus, PortStatus, ProxyStatus, ServiceStatus};
 
@@ -182,6 +183,17 @@ impl Mesh {
         explain(state.world(), service, client, state.endpoint_statuses(service))
     }
 
+    /// The `status` of a document, of a kind that has one: `parents` of a route, `ancestors` of a policy.
+    pub(crate) fn document_status(&self, key: &ResourceKey) -> Option<Value> {
+        let statuses = document_status(self.state().world(), key)?;
+        let (list, reference) = match key.kind {
+            Kind::BackendTrafficPolicy => ("ancestors", "ancestorRef"),
+            _ => ("parents", "parentRef"),
+        };
+        let entries: Vec<Value> = statuses.iter().map(|status| status.to_value(reference)).collect();
+        Some(json!({ list: entries }))
+    }
+
     /// Traffic by edge: over the last `window` (up to a minute is kept), or since the proxies started.
     pub fn stats(&self, window: Option<Duration>) -> Vec<EdgeStats> {
         let extract = self.state().traffic.extract(window, Instant::now());
@@ -249,8 +261,7 @@ impl State {
     fn service_status(&self, name: &ServiceName) -> Option<ServiceStatus> {
         let facts = Facts::of(self.world(), name)?;
         let producers = attached(&self.model, name, &facts);
-        let routed =
-            |port: u16| producers.iter().any(|one| one.is_producer(name) && one.ports.contains(&port));
+        let routed = |port: u16| producers.iter().any(|one| one.is_producer(name) && one.is_on(port));
         let ports = facts.ports.iter().map(|port| PortStatus {
             port: port.number,
             name: port.name.clone(),

@@ -2,6 +2,8 @@
 //! whose. A new revision is compared with the one before, so that a change costs what depends on it and not the
 //! size of the mesh.
 
+mod route;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +11,11 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrigger_api::ServiceName;
 
-use crate::resources::{Documents, HttpRoute, RateLimitPolicy, Service, ServicePolicy, TargetRef};
+use crate::resources::{
+    Documents, RateLimitPolicy, Service, ServicePolicy, TargetRef, XBackendTrafficPolicy,
+};
+
+pub(crate) use route::{Route, RouteKey, RouteKind};
 
 /// Namespace and name of a document.
 type Key = (String, String);
@@ -18,9 +24,13 @@ type Key = (String, String);
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     documents: Arc<Documents>,
-    routes: HashMap<ServiceName, BTreeSet<Key>>,
+    /// Every route, in one form.
+    routes: BTreeMap<RouteKey, Arc<Route>>,
+    /// The routes of a service.
+    attached: HashMap<ServiceName, BTreeSet<RouteKey>>,
     policies: HashMap<ServiceName, BTreeSet<Key>>,
     rate_limits: HashMap<ServiceName, BTreeSet<Key>>,
+    traffic_policies: HashMap<ServiceName, BTreeSet<Key>>,
     addresses: HashMap<IpAddr, ServiceName>,
 }
 
@@ -54,10 +64,14 @@ impl Model {
         if !change.addresses.is_empty() {
             self.addresses = index_addresses(&documents);
         }
-        for (key, before, after) in changed(&old.http_routes, &documents.http_routes) {
-            let before = before.map(|route| parents(route)).unwrap_or_default();
-            let after = after.map(|route| parents(route)).unwrap_or_default();
-            reindex(&mut self.routes, key, before, after, &mut change.services);
+        self.take_routes(RouteKind::Grpc, &old.grpc_routes, &documents.grpc_routes, &mut change);
+        self.take_routes(RouteKind::Http, &old.http_routes, &documents.http_routes, &mut change);
+        self.take_routes(RouteKind::Tcp, &old.tcp_routes, &documents.tcp_routes, &mut change);
+        if requires_grants(&documents) {
+            for ((namespace, _), ..) in changed(&old.reference_grants, &documents.reference_grants) {
+                let concerned = self.routes.values().filter(|route| route.leads_into(namespace));
+                change.services.extend(concerned.flat_map(|route| route.parents()));
+            }
         }
         for (key, before, after) in changed(&old.service_policies, &documents.service_policies) {
             let before = before.map(|policy| targets(policy)).unwrap_or_default();
@@ -70,7 +84,37 @@ impl Model {
             };
             reindex(&mut self.rate_limits, key, targets(before), targets(after), &mut change.services);
         }
+        for (key, before, after) in
+            changed(&old.backend_traffic_policies, &documents.backend_traffic_policies)
+        {
+            let before = before.map(|policy| traffic_targets(policy)).unwrap_or_default();
+            let after = after.map(|policy| traffic_targets(policy)).unwrap_or_default();
+            reindex(&mut self.traffic_policies, key, before, after, &mut change.services);
+        }
         change
+    }
+
+    /// Takes over the routes of one kind, in the form that is compiled.
+    fn take_routes<D: PartialEq>(
+        &mut self,
+        kind: RouteKind,
+        old: &BTreeMap<Key, Arc<D>>,
+        new: &BTreeMap<Key, Arc<D>>,
+        change: &mut ModelChange,
+    ) where
+        for<'a> Route: From<&'a Arc<D>>,
+    {
+        for ((namespace, name), _, after) in changed(old, new) {
+            let key = (kind, namespace.clone(), name.clone());
+            let after = after.map(|document| Arc::new(Route::from(document)));
+            let before = match &after {
+                Some(route) => self.routes.insert(key.clone(), route.clone()),
+                None => self.routes.remove(&key),
+            };
+            let parents =
+                |route: Option<Arc<Route>>| route.iter().flat_map(|route| route.parents()).collect();
+            reindex(&mut self.attached, &key, parents(before), parents(after), &mut change.services);
+        }
     }
 
     pub(crate) fn documents(&self) -> &Documents {
@@ -82,10 +126,15 @@ impl Model {
         self.documents.services.get(name).map(Arc::as_ref)
     }
 
-    /// The routes that name the service as a parent, by namespace and name.
-    pub(crate) fn routes(&self, service: &ServiceName) -> impl Iterator<Item = (&Key, &HttpRoute)> {
-        let keys = self.routes.get(service).into_iter().flatten();
-        keys.filter_map(|key| Some((key, self.documents.http_routes.get(key)?.as_ref())))
+    /// The routes that name the service as a parent, by kind, namespace and name.
+    pub(crate) fn routes(&self, service: &ServiceName) -> impl Iterator<Item = &Route> {
+        let keys = self.attached.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.routes.get(key).map(Arc::as_ref))
+    }
+
+    /// One route.
+    pub(crate) fn route(&self, key: &RouteKey) -> Option<&Route> {
+        self.routes.get(key).map(Arc::as_ref)
     }
 
     /// The policies that name the service as a target, by namespace and name.
@@ -101,6 +150,15 @@ impl Model {
     ) -> impl Iterator<Item = (&Key, &RateLimitPolicy)> {
         let keys = self.rate_limits.get(service).into_iter().flatten();
         keys.filter_map(|key| Some((key, self.documents.rate_limit_policies.get(key)?.as_ref())))
+    }
+
+    /// The policies of the Gateway API that name the service as a target, by namespace and name.
+    pub(crate) fn traffic_policies(
+        &self,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = (&Key, &XBackendTrafficPolicy)> {
+        let keys = self.traffic_policies.get(service).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.documents.backend_traffic_policies.get(key)?.as_ref())))
     }
 
     /// The service whose cluster address this is.
@@ -131,9 +189,9 @@ fn changed<'a, K: Ord, V: PartialEq>(
     changed
 }
 
-fn reindex(
-    index: &mut HashMap<ServiceName, BTreeSet<Key>>,
-    key: &Key,
+fn reindex<K: Ord + Clone>(
+    index: &mut HashMap<ServiceName, BTreeSet<K>>,
+    key: &K,
     before: BTreeSet<ServiceName>,
     after: BTreeSet<ServiceName>,
     touched: &mut BTreeSet<ServiceName>,
@@ -153,17 +211,6 @@ fn reindex(
     touched.extend(after);
 }
 
-/// The services that a route names as parents. The group of Service is written `""`; the Gateway API's own
-/// documentation also shows `core`.
-fn parents(route: &HttpRoute) -> BTreeSet<ServiceName> {
-    let own = route.metadata.namespace.as_deref().unwrap_or_default();
-    let parents = route.spec.parent_refs.iter().flatten();
-    parents
-        .filter(|parent| is_service(parent.group.as_deref(), parent.kind.as_deref()))
-        .filter_map(|parent| ServiceName::new(parent.namespace.as_deref().unwrap_or(own), &parent.name).ok())
-        .collect()
-}
-
 /// Whether a parentRef means a Service. Both fields must be written, for the defaults mean a Gateway.
 pub(crate) fn is_service(group: Option<&str>, kind: Option<&str>) -> bool {
     matches!(group, Some("" | "core")) && kind == Some("Service")
@@ -177,6 +224,22 @@ fn targets(policy: &ServicePolicy) -> BTreeSet<ServiceName> {
 fn named(metadata: &ObjectMeta, targets: &[TargetRef]) -> BTreeSet<ServiceName> {
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     targets.iter().filter_map(|target| ServiceName::new(namespace, &target.name).ok()).collect()
+}
+
+fn traffic_targets(policy: &XBackendTrafficPolicy) -> BTreeSet<ServiceName> {
+    let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+    let targets = policy.spec.target_refs.iter();
+    targets
+        .filter(|target| is_service(Some(&target.group), Some(&target.kind)))
+        .filter_map(|target| ServiceName::new(namespace, &target.name).ok())
+        .collect()
+}
+
+/// Whether a reference into another namespace needs that namespace's consent. In a mesh it does not (GEP-1294), unless
+/// somebody wants it so.
+pub(crate) fn requires_grants(documents: &Documents) -> bool {
+    let routing = documents.mesh_config.as_ref().and_then(|mesh| mesh.spec.routing.as_ref());
+    routing.and_then(|routing| routing.require_reference_grants).unwrap_or(false)
 }
 
 /// A service's cluster addresses. A headless one (`None`) has none.

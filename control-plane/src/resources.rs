@@ -10,6 +10,7 @@
 //! the type, and a map in [`Documents`].
 
 mod access_policy;
+pub(crate) mod as_http;
 mod backend_tls_policy;
 mod backend_traffic_policy;
 mod documents;
@@ -54,11 +55,11 @@ pub use gateway_api::experimental::referencegrants::ReferenceGrant;
 pub use gateway_api::experimental::tcproutes::TcpRoute;
 pub use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
 /// The Gateway API's types, as generated from its CRDs.
-pub use gateway_api::experimental::{grpcroutes, httproutes, tcproutes};
+pub use gateway_api::experimental::{grpcroutes, httproutes, tcproutes, xbackendtrafficpolicies};
 pub use k8s_openapi::api::core::v1::Service;
 pub use kind::{Kind, Scope, UnknownKind};
 pub use mesh_config::{
-    AccessLog, MESH_CONFIG_NAME, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, TraceFormat, Tracing,
+    AccessLog, MESH_CONFIG_NAME, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, Routing, TraceFormat, Tracing,
 };
 pub use parse::{Format, Parsed, ParsedDocument, Rejected, parse, parse_in};
 pub use problem::{DocumentProblem, Problem};

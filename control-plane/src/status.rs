@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
@@ -140,10 +141,13 @@ pub struct EndpointStatus {
     pub ports: Vec<u16>,
 }
 
-/// One route as one service sees it.
+/// One reference of a route as the service that it names sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteStatus {
+    /// `HTTPRoute`, `GRPCRoute` or `TCPRoute`.
+    #[serde(default)]
+    pub kind: String,
     /// `NAMESPACE/NAME`.
     pub route: String,
     /// `producer`: for every caller. `consumer`: for callers of the route's namespace.
@@ -166,6 +170,38 @@ pub struct Condition {
     /// For people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// The generation of the document that was looked at.
+    #[serde(default)]
+    pub observed_generation: i64,
+}
+
+/// What became of a document at one of its parents or targets.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ParentStatus {
+    /// The reference as the document has it.
+    pub(crate) parent: Value,
+    /// As the Gateway API defines them.
+    pub(crate) conditions: Vec<Condition>,
+}
+
+/// Who writes the statuses of this mesh (Gateway API, `controllerName`).
+const CONTROLLER_NAME: &str = "outrigger.dev/control-plane";
+
+impl ParentStatus {
+    /// The entry in the document's status; `reference` is the field that holds the reference.
+    pub(crate) fn to_value(&self, reference: &str) -> Value {
+        let condition = |condition: &Condition| {
+            json!({
+                "type": condition.kind,
+                "status": if condition.status { "True" } else { "False" },
+                "reason": condition.reason,
+                "message": condition.message,
+                "observedGeneration": condition.observed_generation,
+            })
+        };
+        let conditions: Vec<Value> = self.conditions.iter().map(condition).collect();
+        json!({ reference: self.parent, "controllerName": CONTROLLER_NAME, "conditions": conditions })
+    }
 }
 
 /// Which side of a call counted it.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::balancer::{Balancer, Load};
 use crate::breaker::{Breaker, Permit, Standing, Transition};
-use crate::budget::Budget;
+use crate::budget::{Allowance, Budget};
 use crate::bulkhead::Bulkhead;
 use crate::failure::Failure;
 use crate::load::{Ewma, PeakEwma};
@@ -241,7 +241,7 @@ impl Cluster {
             rolls: Rolls::default(),
             changes: Rc::default(),
             candidates: Vec::new(),
-            budget: Budget::new(policy.retry_budget_percent, policy.retry_budget_per_second, now),
+            budget: Budget::new(Allowance::of(&policy), now),
             connections: Bulkhead::new(policy.max_connections),
             pending: Bulkhead::new(policy.max_pending),
             active: Bulkhead::new(policy.max_active),
@@ -265,7 +265,7 @@ impl Cluster {
 
     fn replace_policy(&mut self, policy: &Arc<BackendPolicy>, now: Instant) {
         self.balancer.set_kind(policy.balancer);
-        self.budget.configure(policy.retry_budget_percent, policy.retry_budget_per_second);
+        self.budget.configure(Allowance::of(policy), now);
         self.connections.set_limit(policy.max_connections);
         self.pending.set_limit(policy.max_pending);
         self.active.set_limit(policy.max_active);

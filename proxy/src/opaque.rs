@@ -14,7 +14,8 @@ use crate::failure::{Failure, Side};
 use crate::outbound;
 use crate::peer::{self, Transport};
 use crate::retry::Outcome;
-use crate::snapshot::Service;
+use crate::route::choose_backend;
+use crate::snapshot::{Service, Snapshot, Target};
 use crate::stream::Stream;
 use crate::tunnel::{self, Carried};
 use crate::upstream::{Engagement, Upstream};
@@ -32,15 +33,19 @@ const CONNECTED: Outcome = Outcome::Status { code: http::StatusCode::OK, grpc: N
 /// Carries a connection to a service's port, through the proxy beside one of its endpoints.
 pub(crate) async fn carry_to_service(worker: &Rc<Worker>, caller: Stream, name: ServiceName, port: u16) {
     let began = Instant::now();
-    let (upstream, reached) = match outbound::lookup(worker, &name).await {
-        Ok((_, service)) => {
-            let upstream = worker.upstream(&service, began);
-            let reached = reach(worker, &service, &upstream, port).await;
-            (Some(upstream), reached)
+    let (known, reached) = match outbound::lookup(worker, &name).await {
+        Ok((snapshot, service)) => {
+            let reached = match destined(worker, &snapshot, &service, port) {
+                Ok((backend, port)) => {
+                    let upstream = worker.upstream(backend, began);
+                    reach(worker, backend, &upstream, port).await
+                }
+                Err(failure) => Err(failure),
+            };
+            (Some(&name), reached)
         }
         Err(failure) => (None, Err(failure)),
     };
-    let known = upstream.as_ref().map(|_| &name);
     let metrics = &worker.recorder.metrics;
     match reached {
         Ok((far, mut engagement)) => {
@@ -75,6 +80,28 @@ fn log(name: &ServiceName, port: u16, duration: Duration, carried: Carried, erro
         error = error.map(tracing::field::display),
         "opaque connection ended"
     );
+}
+
+/// Whose endpoints carry a connection to a port of a service, and at which of their ports: the service's own, or those
+/// of the backend that the dice chose, once for the whole connection.
+///
+/// # Errors
+/// [`Failure::InvalidBackend`]: the chosen one is not there, or there is none to choose.
+fn destined<'a>(
+    worker: &Worker,
+    snapshot: &'a Snapshot,
+    service: &'a Arc<Service>,
+    port: u16,
+) -> Result<(&'a Arc<Service>, u16), Failure> {
+    let backends = service.port(port).map_or(&[][..], |port| &port.tcp_backends);
+    if backends.is_empty() {
+        return Ok((service, port));
+    }
+    let chosen = choose_backend(backends, &mut *worker.rng.borrow_mut());
+    let Some(Target::Service { name, port }) = chosen.map(|backend| &backend.target) else {
+        return Err(Failure::InvalidBackend);
+    };
+    Ok((snapshot.services.get(name).ok_or(Failure::InvalidBackend)?, *port))
 }
 
 /// Connects to an endpoint; where that fails, to others. Nothing of the caller's has been sent by then.

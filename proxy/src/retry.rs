@@ -269,6 +269,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::budget::Allowance;
 
     const SAFE: RequestFacts = RequestFacts { idempotent: true, replayable: true, grpc: false };
     const POST: RequestFacts = RequestFacts { idempotent: false, replayable: true, grpc: false };
@@ -289,7 +290,7 @@ mod tests {
     /// The verdicts on the same outcome, again and again, with a budget that never ends.
     fn verdicts(policy: Option<RetryPolicy>, facts: RequestFacts, outcome: Outcome) -> Vec<Verdict> {
         let now = Instant::now();
-        let mut budget = Budget::new(0, 1000, now);
+        let mut budget = Budget::new(Allowance::a_second(0, 1000), now);
         let mut rng = StdRng::seed_from_u64(7);
         let mut attempts = Attempts::new(policy.map(Arc::new), facts);
         let mut verdicts = Vec::new();
@@ -377,7 +378,7 @@ mod tests {
     #[test]
     fn a_spent_budget_says_so_only_where_a_retry_was_due() {
         let now = Instant::now();
-        let mut budget = Budget::new(0, 0, now);
+        let mut budget = Budget::new(Allowance::a_second(0, 0), now);
         let mut rng = StdRng::seed_from_u64(7);
         let mut attempts = Attempts::new(Some(Arc::new(policy(3))), SAFE);
         assert_eq!(attempts.after(&status(503), now, &mut budget, &mut rng), Verdict::BudgetSpent);
@@ -428,7 +429,7 @@ mod tests {
             outcomes in prop::collection::vec(any_outcome(), 0..20),
         ) {
             let now = Instant::now();
-            let mut budget = Budget::new(0, per_second, now);
+            let mut budget = Budget::new(Allowance::a_second(0, per_second), now);
             let mut rng = StdRng::seed_from_u64(7);
             let mut tries = Attempts::new(Some(Arc::new(policy(attempts))), SAFE);
             let granted = outcomes

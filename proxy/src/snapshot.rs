@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use outrigger_api::ServiceName;
 use outrigger_certs::SpiffeId;
 
+use crate::budget::{DEFAULT_INTERVAL, DEFAULT_WINDOW};
 use crate::concurrency::ConcurrencyPolicy;
 use crate::filter::Filter;
 use crate::hash::FastMap;
@@ -146,6 +147,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The routes. `None`: plain forwarding to the service's own endpoints.
     pub routes: Option<RouteTable>,
+    /// Where connections go that the proxy does not read. Empty: to the service's own endpoints.
+    pub tcp_backends: Vec<Backend>,
 }
 
 /// What a port speaks.
@@ -238,8 +241,12 @@ pub struct BackendPolicy {
     pub max_active: u32,
     /// Retries allowed, percent of requests.
     pub retry_budget_percent: u32,
-    /// Retries always allowed, a second.
+    /// Retries always allowed, a second (or another interval).
     pub retry_budget_per_second: u32,
+    /// The share is one of the requests of this last time.
+    pub retry_budget_window: Duration,
+    /// The interval in which so many are always allowed.
+    pub retry_budget_interval: Duration,
     /// Where no rule says otherwise.
     pub request_timeout: Option<Duration>,
     /// Where no rule says otherwise.
@@ -265,6 +272,8 @@ impl Default for BackendPolicy {
             max_active: 4096,
             retry_budget_percent: 20,
             retry_budget_per_second: 10,
+            retry_budget_window: DEFAULT_WINDOW,
+            retry_budget_interval: DEFAULT_INTERVAL,
             request_timeout: None,
             attempt_timeout: None,
             retry: None,

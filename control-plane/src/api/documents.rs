@@ -17,8 +17,7 @@ use super::extract::{DocumentText, JsonBody, NoParameters, Parameters, Segments}
 use super::{ApiState, off_runtime};
 use crate::lint;
 use crate::resources::{
-    DEFAULT_NAMESPACE, DocumentProblem, Documents, Kind, Parsed, Resource, ResourceKey, Scope, is_label,
-    parse_in,
+    DEFAULT_NAMESPACE, DocumentProblem, Kind, Parsed, Resource, ResourceKey, Scope, is_label, parse_in,
 };
 use crate::store::{Applied, Change, DryRun, HistoryPage, HistoryQuery, Outcome};
 
@@ -153,13 +152,12 @@ pub(crate) async fn documents(
     State(state): State<Arc<ApiState>>,
     Parameters(parameters): Parameters<DocumentsParameters>,
 ) -> Result<Response, ApiError> {
-    let documents = state.store.current();
     let kinds = match &parameters.kind {
         Some(kind) => vec![read_kind(kind)?],
         None => Kind::ALL.to_vec(),
     };
     let namespace = parameters.namespace;
-    list_of(documents, kinds, namespace, "v1".to_owned(), "List".to_owned()).await
+    list_of(&state, kinds, namespace, "v1".to_owned(), "List".to_owned()).await
 }
 
 /// Lists the documents of a kind in one namespace.
@@ -200,7 +198,10 @@ pub(crate) async fn get(
 ) -> Result<Response, ApiError> {
     let key = key_in_path(&segments)?;
     match state.store.current().resource(&key) {
-        Some(resource) => Ok(document(StatusCode::OK, &resource)),
+        Some(resource) => {
+            let value = with_status(&state, &resource);
+            Ok(document_of(StatusCode::OK, &resource, value))
+        }
         None => Err(ApiError::not_found(format!("there is no {key}"))),
     }
 }
@@ -334,21 +335,22 @@ fn log(applied: &Applied, actor: &Actor, dry_run: DryRun) {
     }
 }
 
-async fn list(state: &ApiState, kind: Kind, namespace: Option<String>) -> Result<Response, ApiError> {
-    let documents = state.store.current();
-    list_of(documents, vec![kind], namespace, kind.api_version(), format!("{kind}List")).await
+async fn list(state: &Arc<ApiState>, kind: Kind, namespace: Option<String>) -> Result<Response, ApiError> {
+    list_of(state, vec![kind], namespace, kind.api_version(), format!("{kind}List")).await
 }
 
 async fn list_of(
-    documents: Arc<Documents>,
+    state: &Arc<ApiState>,
     kinds: Vec<Kind>,
     namespace: Option<String>,
     api_version: String,
     kind: String,
 ) -> Result<Response, ApiError> {
+    let state = state.clone();
     off_runtime(move || {
+        let documents = state.store.current();
         let resources = kinds.into_iter().flat_map(|kind| documents.of_kind(kind, namespace.as_deref()));
-        let items: Vec<Value> = resources.map(|resource| resource.to_value()).collect();
+        let items: Vec<Value> = resources.map(|resource| with_status(&state, &resource)).collect();
         Json(json!({
             "apiVersion": api_version,
             "kind": kind,
@@ -360,8 +362,21 @@ async fn list_of(
     .await
 }
 
+/// The document, and what became of it where its kind has such a thing.
+fn with_status(state: &ApiState, resource: &Resource) -> Value {
+    let mut value = resource.to_value();
+    if let Some(status) = state.mesh.document_status(&resource.key()) {
+        value["status"] = status;
+    }
+    value
+}
+
 fn document(status: StatusCode, resource: &Resource) -> Response {
-    let mut response = (status, Json(resource.to_value())).into_response();
+    document_of(status, resource, resource.to_value())
+}
+
+fn document_of(status: StatusCode, resource: &Resource, value: Value) -> Response {
+    let mut response = (status, Json(value)).into_response();
     let version = resource.metadata().resource_version.as_deref().unwrap_or_default();
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
         response.headers_mut().insert(ETAG, tag);

@@ -4,9 +4,10 @@
 use outrigger_api::ServiceName;
 use outrigger_api::v1::{self, Protocol, backend::Target};
 
-use super::World;
-use super::filter;
+use super::grant::{Referent, Referrer, is_granted};
 use super::port::Facts;
+use super::{Attached, World, filter};
+use crate::model::{RouteKind, requires_grants};
 use crate::resources::httproutes::HttpRouteRulesBackendRefs;
 
 /// Why a reference leads nowhere, as the `ResolvedRefs` condition names it.
@@ -21,6 +22,9 @@ pub(crate) enum Unresolved {
     /// The service has no such port.
     #[error("BackendNotFound: service {0} has no port {1}")]
     Port(ServiceName, String),
+    /// The other namespace has not consented. Says nothing of what is there.
+    #[error("RefNotPermitted: no ReferenceGrant in namespace {1} lets a {0} of namespace {2} refer to {3}")]
+    NotPermitted(RouteKind, String, String, String),
     /// The port does not speak HTTP.
     #[error("UnsupportedProtocol: port {1} of service {0} is opaque TCP")]
     Protocol(ServiceName, u16),
@@ -32,6 +36,7 @@ impl Unresolved {
         match self {
             Self::Kind(_) => "InvalidKind",
             Self::Missing(_) | Self::Port(..) => "BackendNotFound",
+            Self::NotPermitted(..) => "RefNotPermitted",
             Self::Protocol(..) => "UnsupportedProtocol",
         }
     }
@@ -44,10 +49,14 @@ pub(super) struct Resolved {
     pub(super) problem: Option<Unresolved>,
 }
 
-/// Resolves one backendRef of a route in `namespace`. Other namespaces need no grant in a mesh (GEP-1294).
-pub(super) fn resolve(world: World<'_>, namespace: &str, backend: &HttpRouteRulesBackendRefs) -> Resolved {
+/// Resolves one backendRef of a route. Other namespaces need no grant in a mesh (GEP-1294), unless the mesh says so.
+pub(super) fn resolve(
+    world: World<'_>,
+    attached: &Attached<'_>,
+    backend: &HttpRouteRulesBackendRefs,
+) -> Resolved {
     let weight = backend.weight.map_or(1, |weight| u32::try_from(weight).unwrap_or(0));
-    let (service, target) = find(world, namespace, backend);
+    let (service, target) = find(world, attached, backend);
     let (target, problem) = match target {
         Ok(target) => (Target::Service(target), None),
         Err(problem) => (Target::Invalid(problem.to_string()), Some(problem)),
@@ -58,7 +67,7 @@ pub(super) fn resolve(world: World<'_>, namespace: &str, backend: &HttpRouteRule
 
 fn find(
     world: World<'_>,
-    namespace: &str,
+    attached: &Attached<'_>,
     backend: &HttpRouteRulesBackendRefs,
 ) -> (Option<ServiceName>, Result<v1::BackendService, Unresolved>) {
     let (group, kind) =
@@ -67,25 +76,39 @@ fn find(
         let what = if group.is_empty() { kind.to_owned() } else { format!("{group}/{kind}") };
         return (None, Err(Unresolved::Kind(what)));
     }
-    let namespace = backend.namespace.as_deref().unwrap_or(namespace);
+    let namespace = backend.namespace.as_deref().unwrap_or(attached.namespace);
     let Ok(name) = ServiceName::new(namespace, &backend.name) else {
         return (None, Err(Unresolved::Missing(format!("{}.{namespace}", backend.name))));
     };
-    let target = find_port(world, &name, backend.port);
+    if !is_permitted(world, attached, &name) {
+        let (from, to) = (attached.namespace.to_owned(), backend.name.clone());
+        let problem = Unresolved::NotPermitted(attached.kind, namespace.to_owned(), from, to);
+        return (Some(name), Err(problem));
+    }
+    let target = find_port(world, &name, backend.port, attached.kind);
     (Some(name), target)
+}
+
+fn is_permitted(world: World<'_>, attached: &Attached<'_>, to: &ServiceName) -> bool {
+    let documents = world.model.documents();
+    let kind = attached.kind.kind();
+    let from = Referrer { group: kind.group(), kind: kind.name(), namespace: attached.namespace };
+    let to = Referent { group: "", kind: "Service", namespace: to.namespace(), name: to.name() };
+    !requires_grants(documents) || is_granted(documents, from, to)
 }
 
 fn find_port(
     world: World<'_>,
     name: &ServiceName,
     port: Option<i32>,
+    kind: RouteKind,
 ) -> Result<v1::BackendService, Unresolved> {
     let facts = Facts::of(world, name).ok_or_else(|| Unresolved::Missing(name.to_string()))?;
     let asked = port.map_or_else(|| "(none given)".to_owned(), |port| port.to_string());
     let number = port.and_then(|port| u16::try_from(port).ok());
     let found = number.and_then(|number| facts.port(number));
     let found = found.ok_or_else(|| Unresolved::Port(name.clone(), asked))?;
-    if found.protocol == Protocol::Tcp {
+    if found.protocol == Protocol::Tcp && kind != RouteKind::Tcp {
         return Err(Unresolved::Protocol(name.clone(), found.number));
     }
     Ok(v1::BackendService { name: Some(name.into()), port: found.number.into() })

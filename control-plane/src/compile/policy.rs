@@ -6,14 +6,19 @@ use std::time::Duration;
 use outrigger_api::{ServiceName, v1};
 
 use super::balancing;
+use super::precedence::Age;
 use super::timing::{Timing, proto};
+use super::traffic_policy::{self, RetryBudget};
 use crate::model::Model;
+use crate::resources::xbackendtrafficpolicies::XBackendTrafficPolicyRetryConstraint;
 use crate::resources::{CircuitBreaker, Period, ServicePolicy, ServicePolicySpec, SuccessRate};
 
 /// What holds for one service.
 #[derive(Debug)]
 pub(super) struct Effective<'a> {
     spec: Option<&'a ServicePolicySpec>,
+    /// What the Gateway API's own policy says of retries.
+    constraint: Option<&'a XBackendTrafficPolicyRetryConstraint>,
     /// Where no rule says otherwise.
     pub(super) timing: Timing,
 }
@@ -21,9 +26,11 @@ pub(super) struct Effective<'a> {
 impl<'a> Effective<'a> {
     pub(super) fn of(model: &'a Model, service: &ServiceName) -> Self {
         let spec = policy_of(model, service).map(|(_, policy)| &policy.spec);
+        let constraint = traffic_policy::of_service(model, service);
+        let constraint = constraint.and_then(|policy| policy.spec.retry_constraint.as_ref());
         let mesh = model.documents().mesh_config.as_ref().and_then(|mesh| mesh.spec.defaults.as_ref());
         let own = spec.and_then(|spec| spec.defaults.as_ref());
-        Self { spec, timing: Timing::defaults(own, mesh) }
+        Self { spec, constraint, timing: Timing::defaults(own, mesh) }
     }
 
     /// How many requests an instance works on at once, where that is looked after.
@@ -44,6 +51,7 @@ impl<'a> Effective<'a> {
         let spec = self.spec.cloned().unwrap_or_default();
         let connection = spec.connection.unwrap_or_default();
         let limits = spec.limits.unwrap_or_default();
+        let constraint = self.constraint.filter(|_| spec.retry_budget.is_none()).map(RetryBudget::of);
         let budget = spec.retry_budget.unwrap_or_default();
         let balancer = spec.load_balancer.unwrap_or_default();
         v1::BackendPolicy {
@@ -59,8 +67,10 @@ impl<'a> Effective<'a> {
             max_connections: limits.max_connections.unwrap_or(1024),
             max_pending: limits.max_pending_requests.unwrap_or(1024),
             max_active: limits.max_active_requests.unwrap_or(4096),
-            retry_budget_percent: budget.percent.unwrap_or(20),
-            retry_budget_per_second: budget.min_per_second.unwrap_or(10),
+            retry_budget_percent: constraint.map_or(budget.percent.unwrap_or(20), |one| one.percent),
+            retry_budget_per_second: constraint.map_or(budget.min_per_second.unwrap_or(10), |one| one.count),
+            retry_budget_window: constraint.map(|one| proto(one.window)),
+            retry_budget_interval: constraint.map(|one| proto(one.interval)),
             request_timeout: self.timing.request.map(proto),
             attempt_timeout: self.timing.attempt.map(proto),
             retry: self.timing.retry.clone(),
@@ -74,13 +84,14 @@ pub(crate) fn policy_of<'a>(
     model: &'a Model,
     service: &ServiceName,
 ) -> Option<(&'a (String, String), &'a ServicePolicy)> {
-    model.policies(service).min_by_key(|(key, policy)| (created(policy), *key))
+    model.policies(service).min_by_key(|(key, policy)| (Age::of(&policy.metadata), *key))
 }
 
-/// A policy without a time is younger than all others.
-fn created(policy: &ServicePolicy) -> (bool, Option<k8s_openapi::jiff::Timestamp>) {
-    let created = policy.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    (created.is_none(), created)
+/// The ServicePolicy that says how many retries the service can bear, by its name.
+pub(super) fn sets_retry_budget<'a>(model: &'a Model, service: &ServiceName) -> Option<&'a str> {
+    let ((_, name), _) =
+        policy_of(model, service).filter(|(_, policy)| policy.spec.retry_budget.is_some())?;
+    Some(name)
 }
 
 fn breaker(breaker: CircuitBreaker) -> Option<v1::Breaker> {

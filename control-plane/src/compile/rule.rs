@@ -45,6 +45,11 @@ pub(super) fn rules_of(world: World<'_>, attached: &Attached<'_>, policy: &Effec
 }
 
 impl CompiledRoute {
+    /// Whether it has rules, and none of them could ever be used.
+    pub(super) fn is_useless(&self) -> bool {
+        self.matches.is_empty() && !self.dropped.is_empty()
+    }
+
     fn add_rule(
         &mut self,
         world: World<'_>,
@@ -72,7 +77,7 @@ impl CompiledRoute {
         self.dropped.extend(failing.map(|problem| format!("rule {name}: {problem}; its requests fail")));
         let mut backends = Vec::new();
         for reference in rule.backend_refs.iter().flatten() {
-            let resolved = backend::resolve(world, attached.namespace, reference);
+            let resolved = backend::resolve(world, attached, reference);
             if resolved.problem.is_none() {
                 self.backends.extend(resolved.service.clone());
             }
@@ -173,10 +178,10 @@ fn query(written: &HttpRouteRulesMatches) -> Result<Vec<v1::ValueMatch>, String>
 }
 
 fn expression(text: &str) -> Result<String, String> {
-    let whole = format!("^(?:{text})$");
-    RegexBuilder::new(&whole)
-        .size_limit(REGEX_BYTES)
-        .build()
+    let build = |text: &str| RegexBuilder::new(text).size_limit(REGEX_BYTES).build();
+    // Alone first: `a)|(b` is wrong, but would slip out of the group.
+    build(text)
+        .and_then(|_| build(&format!("^(?:{text})$")))
         .map(|_| text.to_owned())
         .map_err(|_| format!("{text:?} is not a regular expression that can be used"))
 }

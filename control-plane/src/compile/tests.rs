@@ -1,5 +1,7 @@
 //! Policy by tables, in the order of the Gateway API's rules for routes whose parent is a Service.
 
+mod kinds;
+
 use std::sync::Arc;
 
 use outrigger_api::v1::backend::Target;

@@ -102,7 +102,7 @@ impl Cache {
 
 fn key(world: World<'_>, service: &ServiceName, client_namespace: &str) -> Key {
     let is_consumers = |namespace: &str| namespace == client_namespace && namespace != service.namespace();
-    let has_own = world.model.routes(service).any(|((namespace, _), _)| is_consumers(namespace));
+    let has_own = world.model.routes(service).any(|route| is_consumers(route.namespace()));
     (service.clone(), has_own.then(|| client_namespace.into()))
 }
 

@@ -9,24 +9,28 @@ mod matches;
 mod tests;
 
 use gateway_api::experimental::httproutes::{
-    HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesMatches,
-    HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesRetry, HttpRouteRulesTimeouts,
+    HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFilters,
+    HttpRouteRulesMatches, HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesRetry,
+    HttpRouteRulesTimeouts,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
 
-pub(crate) use matches::check_name;
-
+use super::as_http::same;
 use super::duration::Period;
 use super::metadata::{is_label_key, is_subdomain};
 use super::{Document, FieldPath, Kind, Problems, Resource};
 pub(super) use matches::check_match;
 
-const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+pub(crate) use matches::check_name;
+pub(super) use matches::{check_header_matches, check_regex};
+
+pub(super) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 // The bounds of the CRD's schema.
 const MOST_PARENTS: usize = 32;
 const MOST_HOSTNAMES: usize = 16;
-const MOST_RULES: usize = 16;
+pub(super) const MOST_RULES: usize = 16;
 const MOST_MATCHES: usize = 64;
 const MOST_MATCHES_IN_ROUTE: usize = 128;
 const MOST_BACKENDS: usize = 16;
@@ -58,34 +62,42 @@ impl Document for HttpRoute {
 
     fn check(&self, problems: &mut Problems) {
         let path = FieldPath::root().field("spec");
-        check_parents(self, &path.field("parentRefs"), problems);
-        check_hostnames(self, &path.field("hostnames"), problems);
-        if self.spec.use_default_gateways.is_some() {
-            problems.error(&path.field("useDefaultGateways"), "is not supported: a mesh has no gateways");
-        }
-        let rules = self.spec.rules.as_deref().unwrap_or_default();
+        check_frame(self, &path, problems);
         let path = path.field("rules");
-        problems.check_count(&path, rules.len(), MOST_RULES);
-        let matches: usize = rules.iter().filter_map(|rule| rule.matches.as_ref()).map(Vec::len).sum();
-        if matches > MOST_MATCHES_IN_ROUTE {
-            problems.error(
-                &path,
-                format!("must not have more than {MOST_MATCHES_IN_ROUTE} matches in all, not {matches}"),
-            );
-        }
-        for (index, rule) in rules.iter().enumerate().take(MOST_RULES) {
-            let path = path.index(index);
-            check_rule(rule, &path, problems);
-            if let Some(name) = &rule.name
-                && rules[..index].iter().any(|earlier| earlier.name.as_ref() == Some(name))
-            {
-                problems.error(&path.field("name"), format!("{name:?} names an earlier rule as well"));
-            }
+        for (index, rule) in self.spec.rules.iter().flatten().enumerate().take(MOST_RULES) {
+            check_rule(rule, &path.index(index), problems);
         }
     }
 
     fn wrap(self) -> Resource {
         Resource::HttpRoute(self.into())
+    }
+}
+
+/// What the routes of every kind have around their rules. Those of another kind come in the words of this one.
+pub(super) fn check_frame(route: &HttpRoute, path: &FieldPath, problems: &mut Problems) {
+    check_parents(route, &path.field("parentRefs"), problems);
+    check_hostnames(route, &path.field("hostnames"), problems);
+    if route.spec.use_default_gateways.is_some() {
+        problems.error(&path.field("useDefaultGateways"), "is not supported: a mesh has no gateways");
+    }
+    let rules = route.spec.rules.as_deref().unwrap_or_default();
+    let path = path.field("rules");
+    problems.check_count(&path, rules.len(), MOST_RULES);
+    let matches: usize = rules.iter().filter_map(|rule| rule.matches.as_ref()).map(Vec::len).sum();
+    if matches > MOST_MATCHES_IN_ROUTE {
+        problems.error(
+            &path,
+            format!("must not have more than {MOST_MATCHES_IN_ROUTE} matches in all, not {matches}"),
+        );
+    }
+    for (index, rule) in rules.iter().enumerate().take(MOST_RULES) {
+        if let Some(name) = &rule.name
+            && rules[..index].iter().any(|earlier| earlier.name.as_ref() == Some(name))
+        {
+            let path = path.index(index).field("name");
+            problems.error(&path, format!("{name:?} names an earlier rule as well"));
+        }
     }
 }
 
@@ -97,17 +109,29 @@ fn default_rule(rule: &mut HttpRouteRules) {
     for found in matches {
         default_match(found);
     }
-    for filter in rule.filters.iter_mut().flatten() {
-        filters::default_filter(filter);
-    }
-    for backend in rule.backend_refs.iter_mut().flatten() {
-        backend.group.get_or_insert_default();
-        backend.kind.get_or_insert_with(|| "Service".to_owned());
-        backend.weight.get_or_insert(1);
-        for filter in backend.filters.iter_mut().flatten() {
-            filters::default_backend_filter(filter);
-        }
-    }
+    rule.filters.iter_mut().flatten().for_each(filters::default_filter);
+    rule.backend_refs.iter_mut().flatten().for_each(default_backend);
+}
+
+fn default_backend(backend: &mut HttpRouteRulesBackendRefs) {
+    backend.group.get_or_insert_default();
+    backend.kind.get_or_insert_with(|| "Service".to_owned());
+    backend.weight.get_or_insert(1);
+    backend.filters.iter_mut().flatten().for_each(filters::default_backend_filter);
+}
+
+/// Fills in the filters of a rule of another kind. `None`: they are not what a rule of this kind could have.
+pub(super) fn with_default_filters(filters: &impl Serialize) -> Option<Vec<HttpRouteRulesFilters>> {
+    let mut twins: Vec<HttpRouteRulesFilters> = same(filters)?;
+    twins.iter_mut().for_each(filters::default_filter);
+    Some(twins)
+}
+
+/// Fills in the backends of a rule of another kind.
+pub(super) fn with_default_backends(backends: &impl Serialize) -> Option<Vec<HttpRouteRulesBackendRefs>> {
+    let mut twins: Vec<HttpRouteRulesBackendRefs> = same(backends)?;
+    twins.iter_mut().for_each(default_backend);
+    Some(twins)
 }
 
 fn default_match(found: &mut HttpRouteRulesMatches) {
@@ -213,14 +237,24 @@ fn check_hostnames(route: &HttpRoute, path: &FieldPath, problems: &mut Problems)
 }
 
 fn check_rule(rule: &HttpRouteRules, path: &FieldPath, problems: &mut Problems) {
-    if let Some(name) = &rule.name {
-        problems.check_subdomain(&path.field("name"), name);
-    }
     let matches = rule.matches.as_deref().unwrap_or_default();
     problems.check_count(&path.field("matches"), matches.len(), MOST_MATCHES);
     for (index, found) in matches.iter().enumerate().take(MOST_MATCHES) {
         matches::check_match(found, &path.field("matches").index(index), problems);
     }
+    check_rule_apart_from_matches(rule, path, problems);
+}
+
+/// What the rules of every kind of route have beside their matches.
+pub(super) fn check_rule_apart_from_matches(
+    rule: &HttpRouteRules,
+    path: &FieldPath,
+    problems: &mut Problems,
+) {
+    if let Some(name) = &rule.name {
+        problems.check_subdomain(&path.field("name"), name);
+    }
+    let matches = rule.matches.as_deref().unwrap_or_default();
     filters::check_rule_filters(rule, path, problems);
     let backends = rule.backend_refs.as_deref().unwrap_or_default();
     problems.check_count(&path.field("backendRefs"), backends.len(), MOST_BACKENDS);
@@ -337,7 +371,7 @@ impl Problems {
     }
 
     /// Reads a duration that the Gateway API's types carry as text.
-    fn check_period(&mut self, path: &FieldPath, text: Option<&str>) -> Option<Period> {
+    pub(crate) fn check_period(&mut self, path: &FieldPath, text: Option<&str>) -> Option<Period> {
         match text?.parse() {
             Ok(period) => Some(period),
             Err(error) => {

@@ -36,6 +36,18 @@ pub struct MeshConfigSpec {
     /// Timeouts and retries where neither a route nor a ServicePolicy says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<RequestDefaults>,
+    /// How routes are resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<Routing>,
+}
+
+/// How routes are resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Routing {
+    /// Whether a backend in another namespace than its route's needs a ReferenceGrant there. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_reference_grants: Option<bool>,
 }
 
 /// Whether proxies insist on mutual TLS.

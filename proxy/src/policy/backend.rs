@@ -9,6 +9,7 @@ use outrigger_api::v1;
 use super::balancing;
 use super::problem::{Path, Problems};
 use crate::backoff::Backoff;
+use crate::budget::{DEFAULT_INTERVAL, DEFAULT_WINDOW};
 use crate::outlier::OutlierPolicy;
 use crate::retry::RetryPolicy;
 use crate::snapshot::{BackendPolicy, BreakerPolicy};
@@ -46,6 +47,18 @@ pub(super) fn policy(
         max_active: raw.max_active,
         retry_budget_percent: raw.retry_budget_percent,
         retry_budget_per_second: raw.retry_budget_per_second,
+        retry_budget_window: optional(
+            raw.retry_budget_window.as_ref(),
+            &path.field("retryBudgetWindow"),
+            problems,
+        )
+        .unwrap_or(DEFAULT_WINDOW),
+        retry_budget_interval: optional(
+            raw.retry_budget_interval.as_ref(),
+            &path.field("retryBudgetInterval"),
+            problems,
+        )
+        .unwrap_or(DEFAULT_INTERVAL),
         request_timeout: optional(raw.request_timeout.as_ref(), &path.field("requestTimeout"), problems),
         attempt_timeout: optional(raw.attempt_timeout.as_ref(), &path.field("attemptTimeout"), problems),
         retry: retry(raw.retry.as_ref(), &path.field("retry"), problems),

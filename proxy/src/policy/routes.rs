@@ -33,10 +33,15 @@ pub(super) fn port(raw: &v1::ServicePort, path: &Path<'_>, problems: &mut Proble
     for (index, raw) in raw.rules.iter().enumerate() {
         rules.push(rule(raw, &path.field("rules").index(index), problems));
     }
+    let mut tcp_backends = Vec::with_capacity(raw.tcp_backends.len());
+    for (index, raw) in raw.tcp_backends.iter().enumerate() {
+        tcp_backends.extend(backend(raw, &path.field("tcpBackends").index(index), problems));
+    }
     Some(ServicePort {
         port: number?,
         protocol: protocol?,
         routes: raw.routed.then(|| RouteTable::new(matches, rules)),
+        tcp_backends,
     })
 }
 

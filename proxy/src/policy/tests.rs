@@ -52,6 +52,7 @@ fn backend_policy() -> v1::BackendPolicy {
         }),
         zone_percent: 60,
         slow_start: milliseconds(30_000),
+        retry_budget_window: milliseconds(60_000),
         ..v1::BackendPolicy::default()
     }
 }
@@ -105,6 +106,11 @@ fn routed_port() -> v1::ServicePort {
             rate_limits: vec![rate_limit()],
             ..v1::Rule::default()
         }],
+        tcp_backends: vec![v1::Backend {
+            weight: 1,
+            target: Some(v1::backend::Target::Invalid("no such port".to_owned())),
+            filters: vec![],
+        }],
     }
 }
 
@@ -149,7 +155,8 @@ fn a_service_is_read_whole() {
     let [routed, plain] = &parts.ports[..] else { panic!("{:?}", parts.ports) };
     assert_eq!((routed.port, routed.protocol), (80, Protocol::Http1));
     assert_eq!((plain.port, plain.protocol), (81, Protocol::Detect));
-    assert!(plain.routes.is_none());
+    assert!(plain.routes.is_none() && plain.tcp_backends.is_empty());
+    assert!(matches!(routed.tcp_backends[0].target, Target::Invalid(_)));
     let table = routed.routes.as_ref().unwrap();
     let head = Request::get("/a/b?q=1").header("x-version", "2").body(()).unwrap().into_parts().0;
     let rule = table.find(&head).unwrap();
@@ -175,6 +182,8 @@ fn a_policy_is_read_whole() {
     assert_eq!(policy.max_connection_age, None);
     assert_eq!((policy.max_connections, policy.max_pending, policy.max_active), (1, 0, 2));
     assert_eq!(policy.request_timeout, Some(Duration::from_millis(100)));
+    let budget = (policy.retry_budget_window, policy.retry_budget_interval);
+    assert_eq!(budget, (Duration::from_secs(60), Duration::from_secs(1)));
     let breaker = policy.breaker.as_ref().unwrap();
     assert_eq!((breaker.consecutive_failures, breaker.max_ejected_percent), (3, 100));
     assert_eq!((breaker.outlier.unwrap().min_requests, breaker.panic_percent), (10, 0));
@@ -242,10 +251,12 @@ fn every_problem_is_reported_with_its_field() {
     }));
     rule.backends[0].weight = 1_000_001;
     rule.backends[1].target = None;
+    port.tcp_backends[0].target = None;
     let policy = raw.policy.as_mut().unwrap();
     policy.balancer = 0;
     policy.idle_timeout = None;
     policy.max_active = 0;
+    policy.retry_budget_interval = milliseconds(0);
     policy.breaker.as_mut().unwrap().min_open = milliseconds(3000);
     policy.retry.as_mut().unwrap().status_codes = vec![200];
 
@@ -266,10 +277,12 @@ fn every_problem_is_reported_with_its_field() {
             "service.ports[0].rules[0].filters[0].responseHeaders",
             "service.ports[0].rules[0].filters[1]",
             "service.ports[0].rules[0].requestTimeout",
+            "service.ports[0].tcpBackends[0].target",
             "service.policy.balancer",
             "service.policy.idleTimeout",
             "service.policy.maxActive",
             "service.policy.breaker.minOpen",
+            "service.policy.retryBudgetInterval",
             "service.policy.retry.statusCodes[0]",
             "service.addresses[1]",
         ]

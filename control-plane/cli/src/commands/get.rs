@@ -20,7 +20,7 @@ Examples:
   outrigger get httproutes -n shop
   outrigger get httproute payments -n shop -o yaml > payments.yaml
 
-The kinds are service, httproute, servicepolicy and meshconfig, in singular or plural.")]
+The kinds are those of the README's reference, as httproute or servicepolicy, in singular or plural.")]
 pub(crate) struct GetArgs {
     /// The kind.
     kind: Kind,
@@ -70,8 +70,19 @@ fn nothing(args: &GetArgs) -> String {
 fn table(kind: Kind, documents: &[Value], now: OffsetDateTime) -> String {
     let mut table = match kind {
         Kind::Service => Table::new(&["NAMESPACE", "NAME", "PORTS", ">AGE"]),
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute => {
-            Table::new(&["NAMESPACE", "NAME", "PARENTS", ">RULES", "BACKENDS", ">AGE"])
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute => Table::new(&[
+            "NAMESPACE",
+            "NAME",
+            "PARENTS",
+            ">RULES",
+            "BACKENDS",
+            "ACCEPTED",
+            "RESOLVED",
+            ">AGE",
+        ]),
+        Kind::ReferenceGrant => Table::new(&["NAMESPACE", "NAME", "FROM", "TO", ">AGE"]),
+        Kind::BackendTrafficPolicy => {
+            Table::new(&["NAMESPACE", "NAME", "TARGETS", "SETS", "ACCEPTED", ">AGE"])
         }
         Kind::MeshConfig => Table::new(&["NAME", "SETS", ">AGE"]),
         _ => Table::new(&["NAMESPACE", "NAME", "TARGETS", "SETS", ">AGE"]),
@@ -90,6 +101,18 @@ fn table(kind: Kind, documents: &[Value], now: OffsetDateTime) -> String {
                 row.push(names(&spec["parentRefs"]).into());
                 row.push(list_of(&spec["rules"]).len().to_string().into());
                 row.push(backends(spec).into());
+                let parents = &document["status"]["parents"];
+                row.push(condition(parents, "Accepted").into());
+                row.push(condition(parents, "ResolvedRefs").into());
+            }
+            Kind::ReferenceGrant => {
+                row.push(granted(&spec["from"], "namespace").into());
+                row.push(granted(&spec["to"], "name").into());
+            }
+            Kind::BackendTrafficPolicy => {
+                row.push(names(&spec["targetRefs"]).into());
+                row.push(sets(spec).into());
+                row.push(condition(&document["status"]["ancestors"], "Accepted").into());
             }
             Kind::MeshConfig => row.push(sets(spec).into()),
             _ => {
@@ -137,6 +160,29 @@ fn backends(spec: &Value) -> String {
     list_of(&spec["rules"]).iter().map(rule).collect::<Vec<_>>().join("; ")
 }
 
+/// What is said of a document at its parents: `yes`, or the reasons why not. `-` where no parent of it is there.
+fn condition(parents: &Value, kind: &str) -> String {
+    let parents = list_of(parents);
+    let conditions = parents.iter().flat_map(|parent| list_of(&parent["conditions"]));
+    let unmet = conditions.filter(|condition| condition["type"] == kind && condition["status"] != "True");
+    let mut reasons: Vec<String> = unmet.map(|condition| text(&condition["reason"])).collect();
+    reasons.dedup();
+    match (parents.is_empty(), reasons.is_empty()) {
+        (true, _) => "-".to_owned(),
+        (_, true) => "yes".to_owned(),
+        _ => reasons.join(","),
+    }
+}
+
+/// One side of a grant: `HTTPRoute/shop`, `Service/payments`, or `Service` for all of them.
+fn granted(side: &Value, field: &str) -> String {
+    let one = |entry: &Value| match text(&entry[field]).as_str() {
+        "" => text(&entry["kind"]),
+        name => format!("{}/{name}", text(&entry["kind"])),
+    };
+    list_of(side).iter().map(one).collect::<Vec<_>>().join(",")
+}
+
 /// The settings that a document makes, apart from what it is for.
 fn sets(spec: &Value) -> String {
     let fields = spec.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
@@ -171,12 +217,23 @@ mod tests {
             "metadata": {"namespace": "shop", "name": "pay", "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"parentRefs": [{"name": "payments"}], "rules": [{"backendRefs": [
                 {"name": "v1", "weight": 90}, {"name": "v2", "weight": 10}]}]},
+            "status": {"parents": [{"conditions": [
+                {"type": "Accepted", "status": "True", "reason": "Accepted"},
+                {"type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound"}]}]},
         });
         assert_eq!(
             shown(Kind::HttpRoute, route),
-            "NAMESPACE  NAME  PARENTS   RULES  BACKENDS     AGE\n\
-             shop       pay   payments      1  v1=90,v2=10  24h\n"
+            "NAMESPACE  NAME  PARENTS   RULES  BACKENDS     ACCEPTED  RESOLVED         AGE\n\
+             shop       pay   payments      1  v1=90,v2=10  yes       BackendNotFound  24h\n"
         );
+    }
+
+    #[test]
+    fn a_grant_is_shown_from_and_to() {
+        let grant = json!({"metadata": {"namespace": "shop", "name": "g"}, "spec": {
+            "from": [{"kind": "HTTPRoute", "namespace": "web"}], "to": [{"kind": "Service"}, {"kind": "Service", "name": "a"}]}});
+        let table = shown(Kind::ReferenceGrant, grant);
+        assert!(table.contains("HTTPRoute/web  Service,Service/a"), "{table}");
     }
 
     #[test]

@@ -11,21 +11,15 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesFiltersType as FilterType, HttpRouteRulesFiltersUrlRewritePathType as RewritePathType,
     HttpRouteRulesMatches, HttpRouteRulesMatchesPathType,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::matches::check_name;
 use super::{BackendTarget, check_backend_target};
+use crate::resources::as_http::same;
 use crate::resources::{FieldPath, Problems};
 
 const MOST_FILTERS: usize = 16;
 const MOST_HEADERS: usize = 16;
 const MOST_ORIGINS: usize = 64;
-
-/// The same filter in the other of its two generated types.
-fn same<A: Serialize, B: DeserializeOwned>(filter: &A) -> Option<B> {
-    serde_json::from_value(serde_json::to_value(filter).ok()?).ok()
-}
 
 pub(super) fn default_filter(filter: &mut HttpRouteRulesFilters) {
     if let Some(redirect) = &mut filter.request_redirect {

@@ -1,8 +1,8 @@
 //! What a rule of an HTTPRoute may match on: paths, headers, query parameters.
 
 use gateway_api::experimental::httproutes::{
-    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPath,
-    HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+    HttpRouteRulesMatches, HttpRouteRulesMatchesHeaders, HttpRouteRulesMatchesHeadersType,
+    HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
 
 use crate::resources::{FieldPath, Problems};
@@ -23,19 +23,7 @@ pub(in crate::resources) fn check_match(
         check_path(matched, &path.field("path"), problems);
     }
     let headers = found.headers.as_deref().unwrap_or_default();
-    problems.check_count(&path.field("headers"), headers.len(), MOST_HEADERS);
-    for (index, header) in headers.iter().enumerate() {
-        let path = path.field("headers").index(index);
-        check_name(&header.name, &path.field("name"), problems);
-        let is_regex = header.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression);
-        check_value(&header.value, is_regex, MOST_HEADER_VALUE_BYTES, &path.field("value"), problems);
-        let earlier = &headers[..index];
-        if earlier.iter().any(|earlier| earlier.name == header.name) {
-            problems.error(&path.field("name"), format!("{:?} is listed a second time", header.name));
-        } else if earlier.iter().any(|earlier| earlier.name.eq_ignore_ascii_case(&header.name)) {
-            problems.warning(&path, format!("has no effect: the first entry for {:?} counts", header.name));
-        }
-    }
+    check_header_matches(headers, &path.field("headers"), problems);
     let parameters = found.query_params.as_deref().unwrap_or_default();
     problems.check_count(&path.field("queryParams"), parameters.len(), MOST_HEADERS);
     for (index, parameter) in parameters.iter().enumerate() {
@@ -45,6 +33,26 @@ pub(in crate::resources) fn check_match(
         check_value(&parameter.value, is_regex, MOST_QUERY_VALUE_BYTES, &path.field("value"), problems);
         if parameters[..index].iter().any(|earlier| earlier.name == parameter.name) {
             problems.error(&path.field("name"), format!("{:?} is listed a second time", parameter.name));
+        }
+    }
+}
+
+pub(in crate::resources) fn check_header_matches(
+    headers: &[HttpRouteRulesMatchesHeaders],
+    path: &FieldPath,
+    problems: &mut Problems,
+) {
+    problems.check_count(path, headers.len(), MOST_HEADERS);
+    for (index, header) in headers.iter().enumerate() {
+        let path = path.index(index);
+        check_name(&header.name, &path.field("name"), problems);
+        let is_regex = header.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression);
+        check_value(&header.value, is_regex, MOST_HEADER_VALUE_BYTES, &path.field("value"), problems);
+        let earlier = &headers[..index];
+        if earlier.iter().any(|earlier| earlier.name == header.name) {
+            problems.error(&path.field("name"), format!("{:?} is listed a second time", header.name));
+        } else if earlier.iter().any(|earlier| earlier.name.eq_ignore_ascii_case(&header.name)) {
+            problems.warning(&path, format!("has no effect: the first entry for {:?} counts", header.name));
         }
     }
 }
@@ -115,7 +123,7 @@ fn check_value(value: &str, is_regex: bool, most: usize, path: &FieldPath, probl
     }
 }
 
-fn check_regex(value: &str, path: &FieldPath, problems: &mut Problems) {
+pub(in crate::resources) fn check_regex(value: &str, path: &FieldPath, problems: &mut Problems) {
     // Anchored as the proxy will use it: the whole text has to match.
     let whole = format!("^(?:{value})$");
     let compiled = regex::RegexBuilder::new(&whole).size_limit(MOST_REGEX_BYTES).build();

@@ -33,6 +33,7 @@ fn service(text: &str, version: u64, backends: &[&str]) -> Update {
             routed,
             matches: if routed { vec![matches] } else { vec![] },
             rules: if routed { vec![rule] } else { vec![] },
+            tcp_backends: vec![],
         }],
         policy: Some(crate::control::tests::backend_policy()),
         addresses: vec![],
