@@ -8,8 +8,8 @@
 //!
 //! Reading order: [`port`] (what a service has), [`attach`] (which routes are on which port, for whom),
 //! [`rule`] with [`backend`], [`grant`], [`filter`] and [`timing`] (one rule), [`precedence`] (the order of all matches),
-//! [`policy`] with [`balancing`] and [`traffic_policy`] (how endpoints are called), [`conditions`] (what people are told of it), [`mesh`]
-//! (settings for every proxy).
+//! [`policy`] with [`balancing`] and [`traffic_policy`] (how endpoints are called), [`conditions`] (what people are told
+//! of it), [`mesh`] (settings for every proxy).
 
 mod attach;
 mod backend;

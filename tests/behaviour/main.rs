@@ -7,6 +7,7 @@ mod breaker;
 mod documents;
 mod examples;
 mod explain;
+mod gateway_api;
 mod grpc;
 mod hostile_input;
 mod identity;

@@ -102,12 +102,9 @@ fn key(kind: Kind, namespace: &str, name: &str) -> ResourceKey {
 /// The route `NAMESPACE/NAME` that a compiled rule names.
 pub(super) fn route_key(documents: &Documents, route: &str) -> ResourceKey {
     let (namespace, name) = route.split_once('/').unwrap_or_default();
-    let found = (namespace.to_owned(), name.to_owned());
-    let kind = match documents.grpc_routes.contains_key(&found) && !documents.http_routes.contains_key(&found)
-    {
-        true => Kind::GrpcRoute,
-        false => Kind::HttpRoute,
-    };
+    let kinds = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TcpRoute];
+    let is_there = |kind: &Kind| documents.resource(&key(*kind, namespace, name)).is_some();
+    let kind = kinds.into_iter().find(is_there).unwrap_or(Kind::HttpRoute);
     key(kind, namespace, name)
 }
 
