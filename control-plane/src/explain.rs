@@ -121,6 +121,8 @@ pub(crate) fn explain(
     let layers = Layers::of(world.model, service);
     let policy = message.policy.clone().unwrap_or_default();
     let mut all = settings::of_policy(&policy, &layers);
+    let inbound = inbound(world, service);
+    all.extend(settings::of_inbound(&inbound, &layers, world.model.documents()));
     all.extend(settings::of_mesh(&mesh, &layers));
     Some(CompiledService {
         namespace: service.namespace().to_owned(),
@@ -129,7 +131,7 @@ pub(crate) fn explain(
         revision: message.version,
         settings: all,
         ports: message.ports.iter().map(|port| origins(port, world, &layers)).collect(),
-        inbound: WireMessage(inbound(world, service).encode_to_vec()),
+        inbound: WireMessage(inbound.encode_to_vec()),
         mesh: WireMessage(mesh.encode_to_vec()),
         service: WireMessage(message.encode_to_vec()),
         endpoints,
@@ -138,12 +140,17 @@ pub(crate) fn explain(
 
 fn origins(port: &v1::ServicePort, world: World<'_>, layers: &Layers) -> PortOrigins {
     let documents = world.model.documents();
+    let settings = |rule: &v1::Rule, index| {
+        let mut all = settings::of_rule(rule, &layers.under(layers::of_rule(documents, &rule.route, index)));
+        all.extend(settings::of_rule_limits(rule, documents));
+        all
+    };
     let origin = |(rule, (source, index)): (&v1::Rule, (Source, usize))| RuleOrigin {
         source,
         rule: rule.name.clone(),
         index,
         filters: rule.filters.iter().map(describe::filter).collect(),
-        settings: settings::of_rule(rule, &layers.under(layers::of_rule(documents, &rule.route, index))),
+        settings: settings(rule, index),
     };
     let rules = port.rules.iter().zip(rule_sources(port, documents)).map(origin).collect();
     PortOrigins { port: u16::try_from(port.port).unwrap_or_default(), rules }

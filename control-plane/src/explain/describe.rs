@@ -13,6 +13,33 @@ pub(super) fn duration(duration: &prost_types::Duration) -> String {
     Period::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).to_string()
 }
 
+/// A rate limit, as in `100 in 1m, 20 at once, for each Identity and x-tenant`.
+pub(super) fn rate_limit(limit: &v1::RateLimit) -> String {
+    use v1::RateLimitKeyKind as Key;
+    let per = limit.per.as_ref().map(duration).unwrap_or_default();
+    let mut parts = vec![format!("{} in {per}", limit.requests), format!("{} at once", limit.burst)];
+    let keys = limit.by.iter().map(|key| match key.kind() {
+        Key::Header => key.header.clone(),
+        Key::Identity => "Identity".to_owned(),
+        Key::Method => "Method".to_owned(),
+        Key::Path => "Path".to_owned(),
+        Key::ClientAddress => "ClientAddress".to_owned(),
+        Key::Unspecified => "an unknown key".to_owned(),
+    });
+    let keys: Vec<String> = keys.collect();
+    if !keys.is_empty() {
+        parts.push(format!("for each {}", keys.join(" and ")));
+    }
+    if limit.of_mesh {
+        parts.push("all proxies together".to_owned());
+    }
+    if !limit.matches.is_empty() {
+        let matches: Vec<String> = limit.matches.iter().map(words).collect();
+        parts.push(format!("of {}", matches.join(" or ")));
+    }
+    parts.join(", ")
+}
+
 /// What a filter does.
 pub(super) fn filter(filter: &v1::Filter) -> String {
     match &filter.kind {

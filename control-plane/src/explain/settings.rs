@@ -5,7 +5,8 @@
 use outrigger_api::v1::{self, hash::Key};
 
 use super::layers::{Layers, Level, Place};
-use super::{Setting, describe};
+use super::{Setting, Source, describe};
+use crate::resources::{Documents, Kind};
 
 /// One setting, as a message of type `M` has it.
 pub(super) struct Line<M> {
@@ -118,6 +119,20 @@ pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
     ]
 }
 
+/// What the service's own proxies do before the application, on every port.
+pub(super) fn inbound_lines() -> Vec<Line<v1::InboundPort>> {
+    vec![
+        policy("adaptiveConcurrency.minLimit", |it| Some(it.concurrency.as_ref()?.min_limit.to_string())),
+        policy("adaptiveConcurrency.maxLimit", |it| Some(it.concurrency.as_ref()?.max_limit.to_string())),
+        policy("adaptiveConcurrency.tolerancePercent", |it| {
+            Some(it.concurrency.as_ref()?.tolerance_percent.to_string())
+        }),
+        policy("adaptiveConcurrency.recalibrateEvery", |it| {
+            duration(it.concurrency.as_ref()?.recalibrate.as_ref())
+        }),
+    ]
+}
+
 /// What a rule may say for itself. An HTTPRoute has no field for the last two, which stay those of the policy.
 fn rule_lines() -> Vec<Line<v1::Rule>> {
     let of = |line: Line<v1::Rule>, path| line.or_in(Level::Rule, path);
@@ -162,6 +177,36 @@ pub(super) fn mesh_lines() -> Vec<Line<v1::MeshSettings>> {
 /// The settings of a service.
 pub(super) fn of_policy(message: &v1::BackendPolicy, layers: &Layers) -> Vec<Setting> {
     policy_lines().iter().filter_map(|line| line.show(message, layers)).collect()
+}
+
+/// The settings of the service's own proxies, and how often it may be called.
+pub(super) fn of_inbound(message: &v1::Inbound, layers: &Layers, documents: &Documents) -> Vec<Setting> {
+    let Some(port) = message.ports.first() else { return Vec::new() };
+    let mut settings: Vec<Setting> =
+        inbound_lines().iter().filter_map(|line| line.show(port, layers)).collect();
+    settings.extend(port.rate_limits.iter().map(|limit| rate_limit(limit, documents)));
+    settings
+}
+
+/// A limit, and where it is written.
+fn rate_limit(limit: &v1::RateLimit, documents: &Documents) -> Setting {
+    let key = limit.policy.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+    let policy = key.and_then(|key| documents.rate_limit_policies.get(&key));
+    let limits = policy.map(|policy| policy.spec.limits.iter().enumerate()).into_iter().flatten();
+    let mut places = limits.filter(|(index, written)| written.label(*index) == limit.name);
+    Setting {
+        name: format!("rateLimit {}/{}", limit.policy, limit.name),
+        value: describe::rate_limit(limit),
+        source: places.next().map(|(index, _)| Source {
+            document: format!("{} {}", Kind::RateLimitPolicy, limit.policy),
+            field: format!("spec.limits[{index}]"),
+        }),
+    }
+}
+
+/// The limits of a rule.
+pub(super) fn of_rule_limits(message: &v1::Rule, documents: &Documents) -> Vec<Setting> {
+    message.rate_limits.iter().map(|limit| rate_limit(limit, documents)).collect()
 }
 
 /// The settings of a rule, whose layer is the first.

@@ -146,7 +146,9 @@ fn leaves(kind: Kind) -> BTreeSet<String> {
 
 #[test]
 fn every_field_of_a_policy_has_its_line() {
-    let lines: BTreeSet<String> = settings::policy_lines().iter().map(|line| line.name.to_owned()).collect();
+    let mut lines: BTreeSet<String> =
+        settings::policy_lines().iter().map(|line| line.name.to_owned()).collect();
+    lines.extend(settings::inbound_lines().iter().map(|line| line.name.to_owned()));
     let mut fields = leaves(Kind::ServicePolicy);
     assert!(fields.remove("targetRefs"), "{fields:?}");
     assert_eq!(fields.symmetric_difference(&lines).collect::<Vec<_>>(), Vec::<&String>::new());
@@ -160,4 +162,36 @@ fn every_field_of_the_mesh_has_its_line() {
     let missing: Vec<String> =
         leaves(Kind::MeshConfig).into_iter().filter(|field| !lines.contains(field)).collect();
     assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn rate_limits_and_concurrency_are_shown_with_their_field() {
+    let yaml = format!(
+        "{SHOP}---
+kind: RateLimitPolicy
+metadata: {{name: l, namespace: shop}}
+spec:
+  targetRefs: [{{name: pay}}]
+  limits:
+  - {{requests: 5}}
+  - {{name: tenants, requests: 100, per: 1m, burst: 20, by: [{{type: Identity}}, {{type: Header, header: x-t}}], matches: [{{method: POST}}]}}
+"
+    );
+    let yaml = yaml.replace("circuitBreaker:", "adaptiveConcurrency: {minLimit: 3}\n  circuitBreaker:");
+    let mut model = Model::default();
+    model.replace(std::sync::Arc::new(documents(&yaml)));
+    let registered = std::collections::HashMap::new();
+    let world = World { model: &model, registered: &registered };
+    let explained = explain(world, &"pay.shop".parse().unwrap(), "shop", Vec::new()).unwrap();
+    let shown = |name: &str| {
+        let setting = explained.settings.iter().find(|setting| setting.name == name).unwrap();
+        (setting.value.clone(), setting.source.as_ref().map(ToString::to_string))
+    };
+    let of_policy = |field: &str| Some(format!("RateLimitPolicy shop/l {field}"));
+    assert_eq!(shown("rateLimit shop/l/0"), ("5 in 1s, 5 at once".to_owned(), of_policy("spec.limits[0]")));
+    let tenants = "100 in 1m, 20 at once, for each Identity and x-t, of path /*, method POST";
+    assert_eq!(shown("rateLimit shop/l/tenants"), (tenants.to_owned(), of_policy("spec.limits[1]")));
+    let field = Some("ServicePolicy shop/pay spec.adaptiveConcurrency.minLimit".to_owned());
+    assert_eq!(shown("adaptiveConcurrency.minLimit"), ("3".to_owned(), field));
+    assert_eq!(shown("adaptiveConcurrency.maxLimit"), ("1000".to_owned(), None));
 }
