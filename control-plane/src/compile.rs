@@ -9,8 +9,9 @@
 //! Reading order: [`port`] (what a service has), [`attach`] (which routes are on which port, for whom),
 //! [`rule`] with [`backend`], [`grant`], [`filter`] and [`timing`] (one rule), [`precedence`] (the order of all matches),
 //! [`policy`] with [`balancing`] and [`traffic_policy`] (how endpoints are called), [`conditions`] (what people are told
-//! of it), [`mesh`] (settings for every proxy).
+//! of it), [`mesh`] (settings for every proxy), [`access`] (who may call).
 
+mod access;
 mod attach;
 mod backend;
 mod balancing;
@@ -38,7 +39,7 @@ pub(crate) use attach::{Attached, attached};
 pub(crate) use conditions::{document_status, route_statuses};
 pub(crate) use mesh::{inbound, mesh_settings};
 pub(crate) use policy::policy_of;
-pub(crate) use port::Facts;
+pub(crate) use port::{Facts, SERVER_FIRST};
 
 /// Everything that is compiled from: the documents, and what registrations say.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrigger_api::ServiceName;
 
 use crate::resources::{
-    Documents, RateLimitPolicy, Service, ServicePolicy, TargetRef, XBackendTrafficPolicy,
+    AccessPolicy, Documents, MeshConfig, RateLimitPolicy, Reach, Service, ServicePolicy, TargetRef,
+    XBackendTrafficPolicy,
 };
 
 pub(crate) use route::{Route, RouteKey, RouteKind};
@@ -43,6 +44,38 @@ pub(crate) struct ModelChange {
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// The settings of the mesh changed; they hold for every service.
     pub(crate) mesh: bool,
+    /// Whose callers are let in by other rules.
+    pub(crate) access: AccessChange,
+}
+
+/// Services to whose own proxies something changed: who may call them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct AccessChange {
+    mesh: bool,
+    namespaces: BTreeSet<String>,
+    services: BTreeSet<ServiceName>,
+}
+
+impl AccessChange {
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.mesh && self.namespaces.is_empty() && self.services.is_empty()
+    }
+
+    /// Whether it concerns the service.
+    pub(crate) fn concerns(&self, service: &ServiceName) -> bool {
+        self.mesh || self.namespaces.contains(service.namespace()) || self.services.contains(service)
+    }
+
+    fn note(&mut self, policy: &AccessPolicy) {
+        let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+        for reach in policy.reaches() {
+            match reach {
+                Reach::Mesh => self.mesh = true,
+                Reach::Namespace => drop(self.namespaces.insert(namespace.to_owned())),
+                Reach::Service(name) => self.services.extend(ServiceName::new(namespace, name)),
+            }
+        }
+    }
 }
 
 impl Model {
@@ -91,6 +124,11 @@ impl Model {
             let after = after.map(|policy| traffic_targets(policy)).unwrap_or_default();
             reindex(&mut self.traffic_policies, key, before, after, &mut change.services);
         }
+        for (_, before, after) in changed(&old.access_policies, &documents.access_policies) {
+            before.into_iter().chain(after).for_each(|policy| change.access.note(policy));
+        }
+        let access = |mesh: &Option<Arc<MeshConfig>>| mesh.as_ref().and_then(|mesh| mesh.spec.access.clone());
+        change.access.mesh |= access(&old.mesh_config) != access(&documents.mesh_config);
         change
     }
 
@@ -159,6 +197,14 @@ impl Model {
     ) -> impl Iterator<Item = (&Key, &XBackendTrafficPolicy)> {
         let keys = self.traffic_policies.get(service).into_iter().flatten();
         keys.filter_map(|key| Some((key, self.documents.backend_traffic_policies.get(key)?.as_ref())))
+    }
+
+    /// The access policies of a namespace, by name.
+    pub(crate) fn access_policies(&self, namespace: &str) -> impl Iterator<Item = &AccessPolicy> {
+        let from = (namespace.to_owned(), String::new());
+        let policies = self.documents.access_policies.range(from..);
+        let own = policies.take_while(move |((of, _), _)| *of == namespace);
+        own.map(|(_, policy)| policy.as_ref())
     }
 
     /// The service whose cluster address this is.

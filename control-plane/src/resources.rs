@@ -43,7 +43,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use access_policy::{AccessPolicy, AccessPolicySpec};
+pub use access_policy::{
+    AccessMode, AccessPolicy, AccessPolicySpec, Action, ClaimCondition, HeaderCondition, MESH_NAMESPACE,
+    Operation, PathCondition, PathType, Rule as AccessRule, Source, TextType,
+};
 pub use documents::{ByName, Documents};
 pub use duration::{Period, PeriodError};
 pub use fault_injection::{FaultInjection, FaultInjectionSpec};
@@ -59,7 +62,8 @@ pub use gateway_api::experimental::{grpcroutes, httproutes, tcproutes, xbackendt
 pub use k8s_openapi::api::core::v1::Service;
 pub use kind::{Kind, Scope, UnknownKind};
 pub use mesh_config::{
-    AccessLog, MESH_CONFIG_NAME, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, Routing, TraceFormat, Tracing,
+    Access, AccessLog, MESH_CONFIG_NAME, MeshConfig, MeshConfigSpec, Mtls, MtlsMode, PathNormalization,
+    Routing, TraceFormat, Tracing,
 };
 pub use parse::{Format, Parsed, ParsedDocument, Rejected, parse, parse_in};
 pub use problem::{DocumentProblem, Problem};
@@ -72,6 +76,7 @@ pub use service_policy::{
     SuccessRate, TargetRef, Timeouts, ZonePreference,
 };
 
+pub(crate) use access_policy::Reach;
 pub(crate) use metadata::{is_label, is_subdomain};
 pub(crate) use problem::{FieldPath, Problems};
 pub(crate) use schema::of as schema_of;

@@ -270,6 +270,7 @@ fn line(out: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
     }
     optional(out, "error", exchange.failure.map(|failure| failure.name()))?;
     optional(out, "policy", exchange.policy.as_deref())?;
+    optional(out, "audit_policy", exchange.audit_policy.as_deref())?;
     write!(out, ",\"duration_ms\":{}", Millis(exchange.duration))?;
     write!(out, ",\"upstream_ms\":{}", Millis(exchange.upstream))?;
     write!(out, ",\"retries\":{}", exchange.retries())?;

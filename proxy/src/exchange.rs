@@ -59,6 +59,8 @@ pub struct Exchange {
     pub failure: Option<Failure>,
     /// `namespace/name` of the policy that refused it, for the log; the caller is not told.
     pub policy: Option<Arc<str>>,
+    /// The same of an audited policy that would have.
+    pub audit_policy: Option<Arc<str>>,
     /// When the head had been read.
     pub started: Instant,
     /// The same moment on the wall.
@@ -118,6 +120,7 @@ impl Exchange {
             grpc_status: None,
             failure: None,
             policy: None,
+            audit_policy: None,
             started,
             started_at,
             duration: Duration::ZERO,

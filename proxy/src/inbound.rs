@@ -42,7 +42,7 @@ use crate::tunnel::{self, Carried};
 use crate::upgrade::Offer;
 use crate::wide::Wide;
 use crate::worker::Worker;
-use crate::{destination, headers, rate_limit, upgrade};
+use crate::{destination, gate, headers, path, rate_limit, upgrade};
 
 /// The caller's proxy gives its own caller the answer at the deadline; this one stops the application a little
 /// later, so that the two answers do not race.
@@ -179,6 +179,12 @@ async fn carry(worker: &Rc<Worker>, session: Session, stream: Stream) {
     let service = worker.config.service.clone();
     let (peer, mtls) = (session.identity.as_ref(), session.identity.is_some());
     let counted = worker.recorder.metrics.tcp_opened(Side::Inbound, service.as_ref(), port, peer, mtls);
+    let snapshot = worker.snapshots.current();
+    if let Some(Err(failure)) =
+        snapshot.inbound.port(port).map(|port| gate::admit_connection(worker, &session, port))
+    {
+        return counted.closed(began.elapsed(), Some(failure));
+    }
     match Application::connect(application.address).await {
         Ok(far) => {
             let mut carried = Carried::default();
@@ -272,6 +278,12 @@ async fn deliver(
     let application = worker.applications.get(&port).ok_or(Failure::NoRoute)?;
     let snapshot = worker.snapshots.current();
     let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
+    if snapshot.mesh.normalize_paths {
+        path::normalize(&mut head.uri)?;
+    }
+    if let Some(access) = snapshot.inbound.port(port).and_then(|port| port.access.as_ref()) {
+        gate::admit_request(worker, session, access, &head, &authority, flight.exchange())?;
+    }
     if let Some(own) = snapshot.inbound.port(port)
         && !own.rate_limits.is_empty()
     {

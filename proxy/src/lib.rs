@@ -9,7 +9,8 @@
 //! 4. [`cluster`] chooses an endpoint ([`balancer`], [`ring`], [`breaker`]) within its limits ([`bulkhead`]); [`retry`] decides
 //!    what follows a failed `attempt` ([`budget`], [`backoff`]).
 //! 5. `pool` has a connection or makes one; `peer` proves that it leads to who was meant.
-//! 6. The other side's `inbound` knows the caller by its certificate and passes the request to the `application`.
+//! 6. The other side's `inbound` knows the caller by its certificate; the `gate` asks the rules ([`access`]) whether it
+//!    may pass to the `application`.
 //! 7. `flight` carries the answer back and records the request once, as an [`exchange`]: in [`metrics`],
 //!    [`access_log`] and [`span`] alike.
 //!
@@ -21,6 +22,7 @@
 //! once a service is known; read a document that people write (the control plane compiles those); keep a private key
 //! on disk unasked.
 
+pub mod access;
 pub mod access_log;
 pub mod admin;
 pub mod alpn;
@@ -49,6 +51,7 @@ pub mod failure;
 pub mod filter;
 mod flight;
 pub mod flood;
+mod gate;
 pub mod hash;
 pub mod hash_key;
 mod headers;
@@ -57,6 +60,7 @@ mod http2;
 pub mod identity;
 mod inbound;
 mod incoming;
+pub mod jwt;
 pub mod listener;
 pub mod load;
 pub mod log;
@@ -65,6 +69,7 @@ pub mod notable;
 mod opaque;
 mod outbound;
 pub mod outlier;
+mod path;
 mod peer;
 pub mod peer_name;
 mod plan;

@@ -47,6 +47,8 @@ const MAX_TCP_SERIES: usize = 512;
 const MAX_BREAKER_SERVICES: usize = 1024;
 /// At most so many rate limits have a series, per worker.
 const MAX_RATE_LIMITS: usize = 512;
+/// At most so many access policies have series, per worker.
+const MAX_ACCESS_POLICIES: usize = 512;
 
 /// One worker's metrics. Cheap to clone; the clones count into the same cells.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +64,7 @@ struct Inner {
     rate_limited: RefCell<HashMap<LimitKey, u64>>,
     /// By port, the workload's own.
     concurrency: RefCell<HashMap<u16, u64>>,
+    access: RefCell<HashMap<AccessKey, u64>>,
     events: RefCell<HashMap<Event, u64>>,
 }
 
@@ -78,6 +81,7 @@ impl Default for Inner {
             breakers: RefCell::default(),
             rate_limited: RefCell::default(),
             concurrency: RefCell::default(),
+            access: RefCell::default(),
             events: RefCell::default(),
         }
     }
@@ -150,6 +154,14 @@ enum Event {
     Limit(Side, Limit),
     TlsRefused(Side, Failure),
     ConnectFailed(Side, Failure),
+}
+
+/// What an access policy said.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct AccessKey {
+    policy: Arc<str>,
+    allowed: bool,
+    audit: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -283,6 +295,19 @@ impl Metrics {
             change(data);
         } else if breakers.len() < MAX_BREAKER_SERVICES {
             change(breakers.entry(service.clone()).or_default());
+        }
+    }
+
+    /// Counts what a policy, or the mode, said of a request or connection.
+    pub fn access(&self, policy: &Arc<str>, allowed: bool, audit: bool) {
+        let mut counts = self.0.access.borrow_mut();
+        let key = AccessKey { policy: policy.clone(), allowed, audit };
+        let full = counts.len() >= MAX_ACCESS_POLICIES;
+        if let Some(count) = counts.get_mut(&key) {
+            *count += 1;
+        } else {
+            let policy = if full { "_other".into() } else { key.policy };
+            *counts.entry(AccessKey { policy, ..key }).or_default() += 1;
         }
     }
 

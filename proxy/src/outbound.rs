@@ -42,7 +42,7 @@ use crate::trace::TraceContext;
 use crate::upgrade::Offer;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
-use crate::{destination, headers, opaque, rate_limit, upgrade};
+use crate::{destination, headers, opaque, path, rate_limit, upgrade};
 
 /// Serves a connection of the workload.
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -241,6 +241,9 @@ async fn deliver(
     flight.exchange().port = service.port(port).map_or(0, |known| known.port);
     if head.method == Method::CONNECT && head.extensions.get::<ConnectProtocol>().is_none() {
         return connect(worker, session, head, &service, port).map(Delivered::Switched);
+    }
+    if snapshot.mesh.normalize_paths {
+        path::normalize(&mut head.uri)?;
     }
     let plan = Plan::of(&service, port, &head, &mut *worker.rng.borrow_mut())?;
     flight.exchange().route = plan.route();

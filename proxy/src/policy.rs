@@ -4,6 +4,7 @@
 //! bug; either way the proxy keeps the last good policy, and the refusal names every field that it could not use.
 //! Nothing is filled in silently: what the contract says is always there and is not, is a problem.
 
+mod access;
 mod backend;
 mod balancing;
 mod limits;
@@ -141,6 +142,15 @@ pub fn mesh(raw: &v1::MeshSettings) -> Result<MeshSettings, PolicyError> {
             }
         }
     }
+    let normalize_paths = match v1::PathNormalization::try_from(raw.path_normalization) {
+        Ok(v1::PathNormalization::None) => false,
+        Ok(v1::PathNormalization::Full | v1::PathNormalization::Unspecified) => true,
+        Err(_) => {
+            let problem = format!("{} is not known here", raw.path_normalization);
+            problems.add(&path.field("pathNormalization"), problem);
+            true
+        }
+    };
     problems.result(Some(MeshSettings {
         version: raw.version,
         permissive_mtls: raw.permissive_mtls,
@@ -148,6 +158,7 @@ pub fn mesh(raw: &v1::MeshSettings) -> Result<MeshSettings, PolicyError> {
         access_log: raw.access_log,
         otlp_endpoint: endpoint,
         trace_formats,
+        normalize_paths,
     }))
 }
 
@@ -170,6 +181,8 @@ pub fn inbound(raw: &v1::Inbound) -> Result<Inbound, PolicyError> {
         let path = path.index(index);
         let number = port_number(raw.port, &path.field("port"), &mut problems);
         let protocol = protocol(raw.protocol, &path.field("protocol"), &mut problems);
+        let access = raw.access.as_ref();
+        let access = access.map(|raw| Arc::new(access::access(raw, &path.field("access"), &mut problems)));
         let rate_limits = limits::limits(&raw.rate_limits, &path, &mut problems);
         let concurrency = raw.concurrency.as_ref();
         let concurrency =
@@ -178,7 +191,7 @@ pub fn inbound(raw: &v1::Inbound) -> Result<Inbound, PolicyError> {
         if ports.iter().any(|earlier| earlier.port == port) {
             problems.add(&path.field("port"), format!("{port} is there twice"));
         }
-        ports.push(InboundPort { port, protocol, rate_limits, concurrency });
+        ports.push(InboundPort { port, protocol, access, rate_limits, concurrency });
     }
     problems.result(Some(Inbound { ports }))
 }

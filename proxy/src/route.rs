@@ -44,7 +44,7 @@ pub struct RouteMatch {
     pub method: Option<Method>,
 }
 
-/// A condition on the path, as it was sent, case-sensitive and without the query.
+/// A condition on the path in its normal form, case-sensitive and without the query.
 #[derive(Debug, Clone)]
 pub enum PathMatch {
     /// The whole path.
@@ -112,7 +112,7 @@ impl Pattern {
         Ok(Self(compile(&format!(r"\A(?:{expression})\z"))?))
     }
 
-    fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
 }
@@ -131,7 +131,7 @@ impl Prefix {
 }
 
 impl PathMatch {
-    fn holds(&self, path: &str) -> bool {
+    pub(crate) fn holds(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => path == &**exact,
             Self::Prefix(prefix) => prefix.covers(path),

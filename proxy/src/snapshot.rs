@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use outrigger_api::ServiceName;
 use outrigger_certs::SpiffeId;
 
+use crate::access::Access;
 use crate::budget::{DEFAULT_INTERVAL, DEFAULT_WINDOW};
 use crate::concurrency::ConcurrencyPolicy;
 use crate::filter::Filter;
@@ -64,6 +65,8 @@ pub struct InboundPort {
     pub rate_limits: RateLimits,
     /// How many requests may be under way. `None`: as many as come.
     pub concurrency: Option<ConcurrencyPolicy>,
+    /// `None`: whoever mutual TLS lets in may call.
+    pub access: Option<Arc<Access>>,
 }
 
 /// Settings from `MeshConfig`.
@@ -81,6 +84,8 @@ pub struct MeshSettings {
     pub otlp_endpoint: Option<String>,
     /// Formats written beside those the request came with.
     pub trace_formats: Vec<TraceFormat>,
+    /// Paths are brought to their normal form before anything looks at them.
+    pub normalize_paths: bool,
 }
 
 impl Default for MeshSettings {
@@ -92,6 +97,7 @@ impl Default for MeshSettings {
             access_log: true,
             otlp_endpoint: None,
             trace_formats: vec![TraceFormat::W3c],
+            normalize_paths: true,
         }
     }
 }

@@ -51,3 +51,12 @@ pub(crate) fn mesh_config(fields: &str) -> String {
         "apiVersion: outrigger.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec:\n{fields}---\n"
     )
 }
+
+/// An `AccessPolicy` of the namespace `shop` for the service `api`, with these fields (YAML, not indented).
+pub(crate) fn access(name: &str, fields: &str) -> String {
+    let fields: String = fields.trim().lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "apiVersion: outrigger.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec:\n  targetRefs: [{{kind: Service, name: api}}]\n{fields}---\n"
+    )
+}

@@ -1,6 +1,7 @@
 //! What must hold of a mesh, seen from outside: one file an area, one test a promise.
 #![allow(clippy::unwrap_used, reason = "what helps a test is part of it")]
 
+mod access;
 mod adaptive;
 mod balancing;
 mod breaker;

@@ -3,10 +3,11 @@
 use outrigger_api::{ServiceName, v1};
 
 use super::World;
+use super::access::access;
 use super::policy::Effective;
 use super::port::Facts;
 use super::rate_limit;
-use crate::resources::{Documents, MtlsMode, TraceFormat};
+use crate::resources::{Documents, MtlsMode, PathNormalization, TraceFormat};
 
 /// Share of the traces started in the mesh that is sampled where nothing is said.
 const SAMPLING_RATIO: f64 = 0.01;
@@ -27,6 +28,10 @@ pub(crate) fn mesh_settings(documents: &Documents) -> v1::MeshSettings {
         access_log: spec.access_log.and_then(|log| log.enabled).unwrap_or(false),
         otlp_endpoint: tracing.endpoint.unwrap_or_default(),
         trace_formats: formats,
+        path_normalization: match spec.path_normalization {
+            None | Some(PathNormalization::Full) => v1::PathNormalization::Full,
+            Some(PathNormalization::None) => v1::PathNormalization::None,
+        } as i32,
     }
 }
 
@@ -46,6 +51,8 @@ pub(crate) fn inbound(world: World<'_>, service: &ServiceName) -> v1::Inbound {
     let port = |port: super::port::Port| v1::InboundPort {
         port: port.number.into(),
         protocol: port.protocol as i32,
+        access: access(world.model, service, port.number),
+        jwt: None,
         rate_limits: rate_limits.clone(),
         concurrency,
     };

@@ -13,7 +13,7 @@ use crate::model;
 use crate::resources::Service;
 
 /// Ports where the server speaks first, so that waiting for the client's bytes would wait for ever.
-const SERVER_FIRST: [u16; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211];
+pub(crate) const SERVER_FIRST: [u16; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211];
 
 /// Ports of a service that are opaque bytes, whatever they look like: numbers and ranges, by comma.
 const OPAQUE_PORTS: &str = "outrigger.dev/opaque-ports";

@@ -76,6 +76,15 @@ impl Proxies {
         }
     }
 
+    /// What holds for callers of these services changed: the proxies beside them are told.
+    pub(super) fn mark_own(&mut self, is_concerned: impl Fn(&ServiceName) -> bool) {
+        for proxy in self.all.values_mut() {
+            if proxy.outbox.mark_own(&is_concerned) {
+                proxy.session.wake.notify_one();
+            }
+        }
+    }
+
     /// Addresses lead somewhere else.
     pub(super) fn mark_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
         for proxy in self.all.values_mut() {

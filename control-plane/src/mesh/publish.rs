@@ -135,6 +135,9 @@ impl State {
         for service in &touched {
             self.proxies.mark(service);
         }
+        if !change.access.is_empty() {
+            self.proxies.mark_own(|service| change.access.concerns(service));
+        }
         if !change.addresses.is_empty() {
             self.proxies.mark_addresses(&change.addresses);
         }

@@ -210,6 +210,13 @@ impl Outbox {
         self.pending.insert(service.clone());
     }
 
+    /// Notes that something changed for callers of the proxy's own service, if that is one of these. Returns whether it is.
+    pub(crate) fn mark_own(&mut self, is_concerned: impl Fn(&ServiceName) -> bool) -> bool {
+        let own = self.own.as_ref().filter(|own| is_concerned(own));
+        self.pending.extend(own.cloned());
+        own.is_some()
+    }
+
     /// Notes that addresses may lead somewhere else now. Returns whether that concerns this proxy.
     pub(crate) fn mark_addresses(&mut self, changed: &BTreeSet<IpAddr>) -> bool {
         let concerned = self.addresses.keys().filter(|address| changed.contains(&address.ip()));

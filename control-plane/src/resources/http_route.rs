@@ -23,7 +23,7 @@ use super::{Document, FieldPath, Kind, Problems, Resource};
 pub(super) use matches::check_match;
 
 pub(crate) use matches::check_name;
-pub(super) use matches::{check_header_matches, check_regex};
+pub(super) use matches::{check_header_matches, check_literal_path, check_regex};
 
 pub(super) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::access_policy::AccessMode;
 use super::problem::{FieldPath, Problems};
 use super::service_policy::RequestDefaults;
 use super::{Document, Kind, Resource};
@@ -33,6 +34,12 @@ pub struct MeshConfigSpec {
     /// The access log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
+    /// Who may call what, where no AccessPolicy says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// What becomes of a request's path before a route or a rule looks at it. Default: `Full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_normalization: Option<PathNormalization>,
     /// Timeouts and retries where neither a route nor a ServicePolicy says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<RequestDefaults>,
@@ -66,6 +73,25 @@ pub enum MtlsMode {
     Strict,
     /// Plain connections are let in as well, and counted.
     Permissive,
+}
+
+/// Who may call what, where no AccessPolicy says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Access {
+    /// Who may call a service that no policy allows anybody to call. Default: `Open`, which with `mtls.mode: Strict` is
+    /// any identity of the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_mode: Option<AccessMode>,
+}
+
+/// What becomes of a request's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PathNormalization {
+    /// Its normal form (RFC 3986 section 6.2.2, slashes merged) is matched and passed on.
+    Full,
+    /// It is passed on as it was sent; where access rules look at paths, one that is not in its normal form is refused.
+    None,
 }
 
 /// How traces are started, carried and exported.

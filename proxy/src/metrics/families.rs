@@ -1,11 +1,11 @@
 //! Which families a scrape page has, with which labels.
 
-use super::Event;
 use super::facts::{ControlFacts, ProxyFacts};
 use super::page::{Format, Kind, Labels, Page, Seconds, since_epoch, yes_or_no};
 use super::process::ProcessFacts;
 use super::series::{Outcome, Reason, RequestData, SeriesKey, TcpData};
 use super::snapshot::MetricsSnapshot;
+use super::{AccessKey, Event};
 use crate::exchange::NO_STATUS;
 use crate::failure::{Failure, Side};
 
@@ -17,6 +17,7 @@ pub fn render(sum: &MetricsSnapshot, facts: &ProxyFacts, format: Format) -> Stri
     connections(&mut page, sum);
     breakers(&mut page, sum);
     rate_limits(&mut page, sum);
+    access(&mut page, sum);
     events(&mut page, sum);
     proxy(&mut page, sum, facts);
     control(&mut page, &facts.control);
@@ -213,6 +214,21 @@ fn rate_limits(page: &mut Page, sum: &MetricsSnapshot) {
     page.family("outrigger_concurrency_limit", Kind::Gauge, help);
     for (labels, limit) in sorted(&sum.concurrency, |port| Labels::new().with("port", &port.to_string())) {
         page.gauge(&labels, *limit);
+    }
+}
+
+fn access(page: &mut Page, sum: &MetricsSnapshot) {
+    let help =
+        "What access policies said of requests and connections; audited ones only when they would refuse.";
+    page.family("outrigger_access", Kind::Counter, help);
+    let labels = |key: &AccessKey| {
+        Labels::new()
+            .with("policy", &key.policy)
+            .with("verdict", if key.allowed { "allowed" } else { "denied" })
+            .with("audit", yes_or_no(key.audit))
+    };
+    for (labels, count) in sorted(&sum.access, labels) {
+        page.counter(&labels, count);
     }
 }
 

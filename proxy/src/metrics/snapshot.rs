@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use outrigger_api::ServiceName;
 
 use super::series::{RequestData, SeriesKey, Table, TcpData};
-use super::{BreakerData, ConnectionKind, Event, Inner, LimitKey};
+use super::{AccessKey, BreakerData, ConnectionKind, Event, Inner, LimitKey};
 
 /// What one or several workers counted since they started.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,7 @@ pub struct MetricsSnapshot {
     pub(super) breakers: HashMap<ServiceName, BreakerData>,
     pub(super) rate_limited: HashMap<LimitKey, u64>,
     pub(super) concurrency: HashMap<u16, u64>,
+    pub(super) access: HashMap<AccessKey, u64>,
     pub(super) events: HashMap<Event, u64>,
     /// Lookups that found a table full.
     pub(super) overflowed: u64,
@@ -46,6 +47,7 @@ impl MetricsSnapshot {
             breakers: worker.breakers.borrow().clone(),
             rate_limited: worker.rate_limited.borrow().clone(),
             concurrency: worker.concurrency.borrow().clone(),
+            access: worker.access.borrow().clone(),
             events: worker.events.borrow().clone(),
         }
     }
@@ -65,6 +67,7 @@ impl MetricsSnapshot {
         });
         merge(&mut self.rate_limited, other.rate_limited, |ours, theirs| *ours += theirs);
         merge(&mut self.concurrency, other.concurrency, |ours, theirs| *ours += theirs);
+        merge(&mut self.access, other.access, |ours, theirs| *ours += theirs);
         merge(&mut self.events, other.events, |ours, theirs| *ours += theirs);
         for (ours, theirs) in self.active.iter_mut().zip(other.active) {
             *ours += theirs;

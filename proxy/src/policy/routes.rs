@@ -71,7 +71,11 @@ pub(super) fn route_match(
     Some(RouteMatch { rule: usize::try_from(raw.rule).ok()?, path: condition?, headers, query, method })
 }
 
-fn path_match(raw: Option<&v1::PathMatch>, path: &Path<'_>, problems: &mut Problems) -> Option<PathMatch> {
+pub(super) fn path_match(
+    raw: Option<&v1::PathMatch>,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<PathMatch> {
     match problems.present(raw.and_then(|raw| raw.kind.as_ref()), path)? {
         path_match::Kind::Exact(text) => Some(PathMatch::Exact(text.as_str().into())),
         path_match::Kind::Prefix(text) => Some(PathMatch::Prefix(Prefix::new(text))),
@@ -88,7 +92,7 @@ fn value_match(raw: &v1::ValueMatch, path: &Path<'_>, problems: &mut Problems) -
     }
 }
 
-fn pattern(text: &str, path: &Path<'_>, problems: &mut Problems) -> Option<Pattern> {
+pub(super) fn pattern(text: &str, path: &Path<'_>, problems: &mut Problems) -> Option<Pattern> {
     problems.ok(Pattern::new(text), path)
 }
 

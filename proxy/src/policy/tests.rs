@@ -366,9 +366,11 @@ fn settings_are_read_or_refused_with_their_field() {
         access_log: true,
         otlp_endpoint: "http://127.0.0.1:4317".to_owned(),
         trace_formats: vec![v1::TraceFormat::W3c as i32, v1::TraceFormat::B3Multi as i32],
+        path_normalization: v1::PathNormalization::None as i32,
     };
     let read = mesh(&raw).unwrap();
     assert_eq!(read.trace_formats, [TraceFormat::W3c, TraceFormat::B3Multi]);
+    assert!(!read.normalize_paths && mesh(&v1::MeshSettings::default()).unwrap().normalize_paths);
     assert_eq!(read.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4317"));
     assert_eq!(mesh(&v1::MeshSettings::default()).unwrap().otlp_endpoint, None);
 

@@ -183,6 +183,13 @@ fn exchange_attributes(exchange: &Exchange, answer: &Answer, kind: &SpanKind) ->
     if let Some(id) = &exchange.request_id {
         put("outrigger.request_id", cut(&String::from_utf8_lossy(id.as_bytes())).to_owned().into());
     }
+    let policies =
+        [("outrigger.policy", &exchange.policy), ("outrigger.audit_policy", &exchange.audit_policy)];
+    for (key, policy) in policies {
+        if let Some(policy) = policy {
+            put(key, policy.to_string().into());
+        }
+    }
     if let Some(client) = exchange.client {
         push_address(&mut attributes, "client.address", "client.port", client);
     }

@@ -70,7 +70,7 @@ fn check_path(matched: &HttpRouteRulesMatchesPath, path: &FieldPath, problems: &
 }
 
 /// The CRD's rules for Exact and PathPrefix: a path that normalisation would change could never match.
-fn check_literal_path(value: &str, path: &FieldPath, problems: &mut Problems) {
+pub(in crate::resources) fn check_literal_path(value: &str, path: &FieldPath, problems: &mut Problems) {
     if !value.starts_with('/') {
         problems.error(path, format!("{value:?} must start with '/'"));
     }
