@@ -7,9 +7,9 @@
 //! supported makes its rule's requests fail, it is never left out.
 //!
 //! Reading order: [`port`] (what a service has), [`attach`] (which routes are on which port, for whom),
-//! [`rule`] with [`backend`], [`grant`], [`filter`] and [`timing`] (one rule), [`precedence`] (the order of all matches),
-//! [`policy`] with [`balancing`] and [`traffic_policy`] (how endpoints are called), [`conditions`] (what people are told
-//! of it), [`mesh`] (settings for every proxy), [`access`] (who may call).
+//! [`rule`] with [`backend`], [`grant`], [`filter`], [`timing`] and [`session`] (one rule), [`precedence`] (the order of
+//! all matches), [`policy`] with [`balancing`] and [`traffic_policy`] (how endpoints are called), [`conditions`] (what
+//! people are told of it), [`mesh`] (settings for every proxy), [`access`] (who may call).
 
 mod access;
 mod attach;
@@ -24,6 +24,7 @@ mod port;
 mod precedence;
 mod rate_limit;
 mod rule;
+mod session;
 mod timing;
 mod traffic_policy;
 

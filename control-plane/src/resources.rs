@@ -71,9 +71,10 @@ pub use rate_limit_policy::{
     RateLimit, RateLimitKey, RateLimitKeyType, RateLimitPolicy, RateLimitPolicySpec, RateLimitScope,
 };
 pub use service_policy::{
-    AdaptiveConcurrency, CircuitBreaker, Connection, Hash, HashCookie, Limits, LoadBalancer,
-    LoadBalancerType, RequestDefaults, Retry, RetryBudget, ServicePolicy, ServicePolicySpec, SlowStart,
-    SuccessRate, TargetRef, Timeouts, ZonePreference,
+    AdaptiveConcurrency, CircuitBreaker, Connection, CookieConfig, CookieLifetime, Hash, HashCookie, Hedging,
+    Http1, Http2, Limits, LoadBalancer, LoadBalancerType, RequestDefaults, Retry, RetryBudget, ServicePolicy,
+    ServicePolicySpec, SessionPersistence, SessionType, SlowStart, SuccessRate, TargetRef, TcpKeepalive,
+    Timeouts, ZonePreference,
 };
 
 pub(crate) use access_policy::Reach;

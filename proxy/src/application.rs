@@ -13,7 +13,7 @@ use crate::failure::{Failure, Side};
 use crate::metrics::Metrics;
 use crate::peer;
 use crate::pool::{Loan, Pool, Settings, Stake};
-use crate::snapshot::Protocol;
+use crate::snapshot::{Http2Policy, Protocol};
 use crate::stream::Stream;
 
 /// Applications close idle connections after as little as 5 s; the proxy closes first, so that no request meets a
@@ -38,7 +38,14 @@ pub(crate) struct Application {
 impl Application {
     /// The application behind `app`; nothing is connected yet.
     pub(crate) fn new(app: &AppPort, config: &ProxyConfig, metrics: Metrics) -> Rc<Self> {
-        let settings = Settings { side: Side::Inbound, mtls: false, idle: IDLE, max_age: None };
+        let settings = Settings {
+            side: Side::Inbound,
+            mtls: false,
+            idle: IDLE,
+            max_age: None,
+            max_requests: None,
+            http2: Http2Policy::default(),
+        };
         let limit = u32::try_from(config.limits.connections).unwrap_or(u32::MAX);
         Rc::new(Self {
             port: app.port,

@@ -60,11 +60,6 @@ impl Answer {
 }
 
 impl Way<'_> {
-    /// The connections that lead there.
-    pub(crate) fn pool(&self) -> Rc<Pool> {
-        self.upstream.pool(self.endpoint, self.port)
-    }
-
     /// Sends over a shared HTTP/2 connection.
     ///
     /// Dropping the future resets the stream.

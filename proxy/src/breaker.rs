@@ -83,6 +83,28 @@ pub enum Transition {
     Closed,
 }
 
+/// Why a breaker is not closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Failures in a row.
+    Failures,
+    /// Far fewer successes than its peers have.
+    SuccessRate,
+    /// The probe failed as well.
+    Probe,
+}
+
+impl Cause {
+    /// For people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failures => "failures in a row",
+            Self::SuccessRate => "far fewer successes than its peers",
+            Self::Probe => "the probe failed, too",
+        }
+    }
+}
+
 /// A probe that has not ended after this long is given up and another is allowed: it may hang on a connection
 /// that leads nowhere.
 const PROBE_PATIENCE: Duration = Duration::from_secs(60);

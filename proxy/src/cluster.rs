@@ -18,13 +18,15 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use crate::balancer::{Balancer, Load};
-use crate::breaker::{Breaker, Permit, Standing, Transition};
+use crate::breaker::{Breaker, Cause, Permit, Standing, Transition};
 use crate::budget::{Allowance, Budget};
 use crate::bulkhead::Bulkhead;
 use crate::failure::Failure;
 use crate::load::{Ewma, PeakEwma};
 use crate::outlier::OutlierPolicy;
 use crate::outlier::Tally;
+use crate::persistence::mark;
+use crate::quantile::Quantile;
 use crate::retry::{Outcome, Showing};
 use crate::ring::Ring;
 use crate::snapshot::{BackendPolicy, BalancerKind, Endpoint, Endpoints, Service};
@@ -38,6 +40,9 @@ const FAILURE_FACTOR: u32 = 10;
 
 /// After this many in a row a failure weighs no more than the one before; by then the breaker has opened, or may not.
 const FAILURE_DOUBLINGS: u32 = 6;
+
+/// The rules that lead to a service rarely ask for more than one; what is asked for beyond is not known.
+const MAX_QUANTILES: usize = 4;
 
 /// What is typical where nothing has succeeded yet.
 const TYPICAL: Duration = Duration::from_millis(100);
@@ -59,6 +64,8 @@ pub struct Cluster {
     changes: Rc<Cell<u64>>,
     /// Kept between picks so that none allocates.
     candidates: Vec<usize>,
+    /// What hedging has asked for, few.
+    quantiles: Vec<Quantile>,
     /// What may be spent on retries.
     pub budget: Budget,
     /// Connections to all endpoints together.
@@ -73,6 +80,8 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Member {
     endpoint: Arc<Endpoint>,
+    /// What sessions call it.
+    mark: u64,
     learned: Rc<Learned>,
 }
 
@@ -85,6 +94,8 @@ struct Learned {
     streak: Cell<u32>,
     tally: Cell<Tally>,
     breaker: RefCell<Breaker>,
+    /// Why that opened last.
+    cause: Cell<Option<Cause>>,
     /// When it came, or came back, to others that were there before.
     since: Cell<Option<Instant>>,
     /// Of the whole cluster.
@@ -99,6 +110,7 @@ impl Learned {
             streak: Cell::new(0),
             tally: Cell::new(Tally::new(now)),
             breaker: RefCell::new(Breaker::new(now)),
+            cause: Cell::new(None),
             since: Cell::new(since),
             changes: Rc::clone(changes),
         })
@@ -153,12 +165,14 @@ pub struct Aim<'a> {
     pub tried: &'a [Arc<str>],
     /// What the request is hashed to, with the balancer that hashes.
     pub key: Option<u64>,
+    /// The mark of the endpoint that its session is with.
+    pub held: Option<u64>,
 }
 
 impl<'a> Aim<'a> {
     /// A first attempt at a port, for a caller in `zone`.
     pub fn new(port: u16, zone: &'a str) -> Self {
-        Self { port, zone, tried: &[], key: None }
+        Self { port, zone, tried: &[], key: None, held: None }
     }
 }
 
@@ -214,6 +228,8 @@ pub struct EndpointView {
     pub latency_seconds: Option<f64>,
     /// What its breaker does.
     pub breaker: Standing,
+    /// Why it does not let everything through.
+    pub cause: Option<Cause>,
 }
 
 /// Which endpoints are considered.
@@ -241,6 +257,7 @@ impl Cluster {
             rolls: Rolls::default(),
             changes: Rc::default(),
             candidates: Vec::new(),
+            quantiles: Vec::new(),
             budget: Budget::new(Allowance::of(&policy), now),
             connections: Bulkhead::new(policy.max_connections),
             pending: Bulkhead::new(policy.max_pending),
@@ -285,16 +302,16 @@ impl Cluster {
         // Where there was nobody, the first ones have to do all the work from the start.
         let since = known.values().any(|member| member.endpoint.healthy).then_some(now);
         self.members.extend(endpoints.all.iter().map(|endpoint| {
-            let learned = match known.remove(&endpoint.id) {
+            let (mark, learned) = match known.remove(&endpoint.id) {
                 Some(member) if member.endpoint.address == endpoint.address => {
                     if endpoint.healthy && !member.endpoint.healthy {
                         member.learned.since.set(since);
                     }
-                    member.learned
+                    (member.mark, member.learned)
                 }
-                _ => Learned::new(&self.changes, since, now),
+                _ => (mark(&endpoint.id), Learned::new(&self.changes, since, now)),
             };
-            Member { endpoint: Arc::clone(endpoint), learned }
+            Member { endpoint: Arc::clone(endpoint), mark, learned }
         }));
         self.rolls.clear();
         self.endpoints = Arc::clone(endpoints);
@@ -312,7 +329,8 @@ impl Cluster {
     /// while enough of them can be used, if the policy prefers it; those not yet tried before those that were.
     /// An endpoint whose breaker is open is passed over, unless so many of those that serve the port are out that the
     /// policy would rather use all (panic). One whose breaker is due for a probe is taken first, by a request that has
-    /// not failed elsewhere before and, where requests have keys, whose key is its own.
+    /// not failed elsewhere before and, where requests have keys, whose key is its own. Before all of that, the endpoint
+    /// of the request's session is taken if it can be used.
     ///
     /// # Errors
     /// `NoEndpoints`, or `BreakerOpen` where the breakers of all that there are let nothing through.
@@ -324,6 +342,11 @@ impl Cluster {
         }
         let zone = roll.prefers_zone.then_some(own_zone);
         let anywhere = Wish { port, zone: None, tried: &[], panic: roll.panic };
+        if let Some(mark) = aim.held
+            && let Some(index) = held(&self.members, mark, Wish { tried, ..anywhere }, now)
+        {
+            return Ok(self.take(index, now, rng));
+        }
         let (candidates, first_try) = match tried {
             [] => (Some(&roll.candidates), true),
             _ => (roll.without(tried, &self.members, &mut self.candidates), false),
@@ -356,6 +379,23 @@ impl Cluster {
             .find_map(|wish| self.choose_wished(wish, aim, now, rng))
             .ok_or(Failure::BreakerOpen)?;
         Ok(self.take(index, now, rng))
+    }
+
+    /// Whether an endpoint that is ready has this mark.
+    pub fn has(&self, mark: u64) -> bool {
+        self.members.iter().any(|member| member.mark == mark && member.endpoint.healthy)
+    }
+
+    /// The time in which so many of a hundred requests have been answered lately. `None`: that is not known yet; from
+    /// now on it is measured.
+    pub fn quantile(&mut self, percentile: u8, now: Instant) -> Option<Duration> {
+        if let Some(quantile) = self.quantiles.iter().find(|quantile| quantile.percentile() == percentile) {
+            return quantile.known();
+        }
+        if self.quantiles.len() < MAX_QUANTILES {
+            self.quantiles.push(Quantile::new(percentile, now));
+        }
+        None
     }
 
     /// Takes in that the answer to the pick's attempt began, `latency` after it was sent. Optional, and worth it for
@@ -417,11 +457,15 @@ impl Cluster {
 
     /// Every endpoint as it looks from here.
     pub fn view(&self, now: Instant) -> impl Iterator<Item = EndpointView> {
-        self.members.iter().map(move |member| EndpointView {
-            endpoint: Arc::clone(&member.endpoint),
-            in_flight: member.learned.in_flight.get(),
-            latency_seconds: member.learned.latency.get().seconds(now),
-            breaker: member.learned.breaker.borrow().standing(now),
+        self.members.iter().map(move |Member { endpoint, learned, .. }| {
+            let breaker = learned.breaker.borrow().standing(now);
+            EndpointView {
+                endpoint: Arc::clone(endpoint),
+                in_flight: learned.in_flight.get(),
+                latency_seconds: learned.latency.get().seconds(now),
+                breaker,
+                cause: learned.cause.get().filter(|_| breaker != Standing::Closed),
+            }
         })
     }
 
@@ -434,6 +478,9 @@ impl Cluster {
             pick.measured = true;
             pick.learned.observe(latency, now);
             self.typical.observe(latency);
+            for quantile in &mut self.quantiles {
+                quantile.observe(latency, now);
+            }
         }
     }
 
@@ -460,8 +507,14 @@ impl Cluster {
             .map(|member| member.learned.tally.get());
         let tally = pick.learned.tally.get();
         let outlier = may_open && policy.outlier.is_some_and(|policy| tally.is_outlier(peers, &policy, now));
+        let cause = match (permit.is_probe(), outlier) {
+            (true, _) => Cause::Probe,
+            (false, true) => Cause::SuccessRate,
+            (false, false) => Cause::Failures,
+        };
         let to =
             pick.learned.with_breaker(|breaker| breaker.failed(permit, policy, may_open, outlier, now))?;
+        pick.learned.cause.set(Some(cause));
         Some(BreakerTransition { endpoint: Arc::clone(&pick.endpoint), to })
     }
 
@@ -489,12 +542,21 @@ impl Cluster {
     }
 
     fn take(&self, index: usize, now: Instant, rng: &mut impl Rng) -> Pick {
-        let Member { endpoint, learned } = &self.members[index];
+        let Member { endpoint, learned, .. } = &self.members[index];
         learned.in_flight.set(learned.in_flight.get() + 1);
         // In a panic the breaker may refuse, and is passed over.
         let permit = learned.with_breaker(|breaker| breaker.admit(now, rng)).ok();
         Pick { endpoint: Arc::clone(endpoint), learned: Rc::clone(learned), permit, measured: false }
     }
+}
+
+/// The endpoint with this mark, if the wish allows it and it is not out.
+fn held(members: &[Member], mark: u64, wish: Wish<'_>, now: Instant) -> Option<usize> {
+    let index = members.iter().position(|member| member.mark == mark)?;
+    let Member { endpoint, learned, .. } = &members[index];
+    let standing = learned.breaker.borrow().standing(now);
+    let lets_through = wish.panic || matches!(standing, Standing::Closed | Standing::Due);
+    (lets_through && wish.allows(endpoint)).then_some(index)
 }
 
 /// How many of `healthy` endpoints may be out at once.

@@ -5,9 +5,9 @@
 //! 1. [`listener`] accepts a connection of the workload; `detect` tells what it speaks.
 //! 2. [`strict`] and [`flood`] check its bytes before the HTTP library reads them; `session` serves HTTP on it.
 //! 3. `outbound` forwards: `destination` names the service, [`snapshot`] is the policy that holds for this request,
-//!    [`route`] and [`filter`] make of it a `plan`, [`deadline`] says by when.
+//!    [`route`], [`filter`] and [`persistence`] make of it a `plan`, [`deadline`] says by when.
 //! 4. [`cluster`] chooses an endpoint ([`balancer`], [`ring`], [`breaker`]) within its limits ([`bulkhead`]); [`retry`] decides
-//!    what follows a failed `attempt` ([`budget`], [`backoff`]).
+//!    what follows a failed `attempt` ([`budget`], [`backoff`]), [`hedge`] what follows a late one.
 //! 5. `pool` has a connection or makes one; `peer` proves that it leads to who was meant.
 //! 6. The other side's `inbound` knows the caller by its certificate; the `gate` asks the rules ([`access`]) whether it
 //!    may pass to the `application`.
@@ -56,6 +56,7 @@ pub mod hash;
 pub mod hash_key;
 mod headers;
 pub mod health;
+pub mod hedge;
 mod http2;
 pub mod identity;
 mod inbound;
@@ -72,10 +73,12 @@ pub mod outlier;
 mod path;
 mod peer;
 pub mod peer_name;
+pub mod persistence;
 mod plan;
 pub mod policy;
 mod pool;
 pub mod proxy;
+pub mod quantile;
 pub mod rate_limit;
 mod read_ahead;
 mod replay;

@@ -34,21 +34,24 @@ pub use page::Format;
 pub use series::SeriesKey;
 pub use snapshot::MetricsSnapshot;
 
-use crate::breaker::Transition;
+use crate::breaker::{Cause, Transition};
 use crate::exchange::Exchange;
 use crate::failure::{Failure, Side};
+use crate::snapshot::Endpoint;
 use series::{KeyRef, RequestData, Table, TcpData};
 
 /// At most so many combinations of service, port, route, peer and TLS, per worker.
 const MAX_REQUEST_SERIES: usize = 512;
 /// The same for opaque connections.
 const MAX_TCP_SERIES: usize = 512;
-/// At most so many services have breaker series, per worker.
+/// At most so many services have series of breakers and of hedging, per worker.
 const MAX_BREAKER_SERVICES: usize = 1024;
 /// At most so many rate limits have a series, per worker.
 const MAX_RATE_LIMITS: usize = 512;
 /// At most so many access policies have series, per worker.
 const MAX_ACCESS_POLICIES: usize = 512;
+/// At most so many endpoints of a service are shown as kept out, and so many of all services.
+const MAX_EJECTED: usize = 32;
 
 /// One worker's metrics. Cheap to clone; the clones count into the same cells.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +68,7 @@ struct Inner {
     /// By port, the workload's own.
     concurrency: RefCell<HashMap<u16, u64>>,
     access: RefCell<HashMap<AccessKey, u64>>,
+    hedges: RefCell<HashMap<(ServiceName, Hedge), u64>>,
     events: RefCell<HashMap<Event, u64>>,
 }
 
@@ -82,6 +86,7 @@ impl Default for Inner {
             rate_limited: RefCell::default(),
             concurrency: RefCell::default(),
             access: RefCell::default(),
+            hedges: RefCell::default(),
             events: RefCell::default(),
         }
     }
@@ -164,11 +169,33 @@ struct AccessKey {
     audit: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// What became of an attempt beside a late one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hedge {
+    /// Its answer was the first good one.
+    Won,
+    /// Another's was.
+    Lost,
+    /// The budget was spent, so that it was not made.
+    Refused,
+}
+
+/// An endpoint whose breaker is not closed, for showing it.
+#[derive(Debug, Clone)]
+pub struct Ejected {
+    /// Which.
+    pub endpoint: Arc<Endpoint>,
+    /// Why.
+    pub cause: Cause,
+}
+
+#[derive(Debug, Clone, Default)]
 struct BreakerData {
     opened: u64,
     closed: u64,
     out: u64,
+    /// Some of those that are out, at most [`MAX_EJECTED`].
+    ejected: Vec<Ejected>,
 }
 
 #[derive(Debug, Default)]
@@ -282,10 +309,14 @@ impl Metrics {
         });
     }
 
-    /// Notes how many of the service's endpoints are kept out by their breaker now.
-    pub fn breakers_open(&self, service: &ServiceName, out: usize) {
-        if out > 0 || self.0.breakers.borrow().contains_key(service) {
-            self.with_breaker(service, |data| data.out = out as u64);
+    /// Notes which of the service's endpoints are kept out by their breaker now.
+    pub fn breakers_open(&self, service: &ServiceName, mut ejected: Vec<Ejected>) {
+        if !ejected.is_empty() || self.0.breakers.borrow().contains_key(service) {
+            self.with_breaker(service, |data| {
+                data.out = ejected.len() as u64;
+                ejected.truncate(MAX_EJECTED);
+                data.ejected = ejected;
+            });
         }
     }
 
@@ -295,6 +326,15 @@ impl Metrics {
             change(data);
         } else if breakers.len() < MAX_BREAKER_SERVICES {
             change(breakers.entry(service.clone()).or_default());
+        }
+    }
+
+    /// Counts what became of an attempt beside a late one.
+    pub fn hedge(&self, service: &ServiceName, hedge: Hedge) {
+        let mut hedges = self.0.hedges.borrow_mut();
+        let key = (service.clone(), hedge);
+        if hedges.len() < MAX_BREAKER_SERVICES || hedges.contains_key(&key) {
+            *hedges.entry(key).or_default() += 1;
         }
     }
 
@@ -378,6 +418,16 @@ impl Drop for TcpConnection {
     fn drop(&mut self) {
         if !self.ended {
             self.data.borrow_mut().close(None);
+        }
+    }
+}
+
+impl Hedge {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Refused => "refused",
         }
     }
 }

@@ -5,8 +5,11 @@
 //!                             (balancer, breaker -> connection -> peer) -> filter -> answer
 //! ```
 
+mod race;
+
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use h2::ext::Protocol as ConnectProtocol;
 use http::uri::Authority;
@@ -30,17 +33,18 @@ use crate::incoming::Incoming;
 use crate::listener::Accepted;
 use crate::metrics::Wire;
 use crate::notable::Notable;
-use crate::plan::Plan;
+use crate::persistence::{Session as ClientSession, SessionPolicy};
+use crate::plan::{Plan, Resumed};
 use crate::pool::{Pool, Turn};
-use crate::replay::Replay;
+use crate::replay::{self, Replay};
 use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
 use crate::session::{self, Destination, Session};
-use crate::snapshot::{Protocol, Service, Snapshot};
+use crate::snapshot::{Backend, Endpoint, Protocol, Service, Snapshot, Target};
 use crate::stream::Stream;
 use crate::strict::MAX_FIELDS;
 use crate::trace::TraceContext;
 use crate::upgrade::Offer;
-use crate::upstream::Upstream;
+use crate::upstream::{Engagement, Upstream};
 use crate::worker::Worker;
 use crate::{destination, headers, opaque, path, rate_limit, upgrade};
 
@@ -245,7 +249,8 @@ async fn deliver(
     if snapshot.mesh.normalize_paths {
         path::normalize(&mut head.uri)?;
     }
-    let plan = Plan::of(&service, port, &head, &mut *worker.rng.borrow_mut())?;
+    let resume = |policy: &SessionPolicy, backends| resume(worker, &snapshot, policy, backends, &head);
+    let plan = Plan::of(&service, port, &head, resume, &mut *worker.rng.borrow_mut())?;
     flight.exchange().route = plan.route();
     if let Some(limits) = plan.rate_limits() {
         rate_limit::enforce(limits, worker, session, &head, flight)?;
@@ -289,6 +294,9 @@ async fn deliver(
     if let Some(cookie) = keyed.cookie {
         arrival.head.headers.append(header::SET_COOKIE, cookie);
     }
+    if let Some(session) = plan.session {
+        keep_session(session, plan.resumed, &mut arrival, worker.clock.now());
+    }
     if switching
         && upgrade::agreed(&method, arrival.head.status)
         && let Some(caller) = caller
@@ -307,6 +315,43 @@ async fn deliver(
     }
     plan.filter_response(&mut arrival.head.headers);
     Ok(Delivered::Answer(Box::new(Answered { arrival, method, deadline })))
+}
+
+/// The session that a request belongs to, if the endpoint that it is with is still one of the rule's.
+fn resume<'a>(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    policy: &SessionPolicy,
+    backends: &'a [Backend],
+    head: &request::Parts,
+) -> Resumed<'a> {
+    let session = policy.of(&head.headers, worker.clock.now())?;
+    if backends.is_empty() {
+        return Some((session, None));
+    }
+    let has_it = |backend: &&Backend| {
+        let Target::Service { name, .. } = &backend.target else { return false };
+        let Some(service) = snapshot.services.get(name) else { return false };
+        worker.upstream(service, Instant::now()).cluster.borrow().has(session.mark)
+    };
+    Some((session, Some(backends.iter().find(has_it)?)))
+}
+
+/// Has the client come back to the endpoint that answered.
+fn keep_session(
+    policy: &SessionPolicy,
+    resumed: Option<ClientSession>,
+    arrival: &mut Arrival,
+    now: SystemTime,
+) {
+    let Some(endpoint) = arrival.engagement.as_ref().map(Engagement::endpoint) else { return };
+    if let Some((name, value)) = policy.carry(resumed, &endpoint.id, now) {
+        if name == header::SET_COOKIE {
+            arrival.head.headers.append(name, value);
+        } else {
+            arrival.head.headers.insert(name, value);
+        }
+    }
 }
 
 /// Opens a tunnel to a port of a service (RFC 9110 section 9.3.6). What comes through it is treated like a
@@ -359,6 +404,24 @@ enum Shape {
 /// So many fields leave room for what proxies add, within what a peer accepts over HTTP/1.
 const FEW_FIELDS: usize = MAX_FIELDS / 2;
 
+/// An attempt that has an endpoint, and has not been sent.
+struct Parcel {
+    endpoint: Arc<Endpoint>,
+    pool: Rc<Pool>,
+    shape: Shape,
+    request: Request<Body>,
+    limit: Option<Deadline>,
+    at: Instant,
+}
+
+/// What is kept of an attempt while it is under way.
+struct Launched {
+    engagement: Engagement,
+    /// Its place among the exchange's attempts.
+    record: usize,
+    was_alone: bool,
+}
+
 /// One request with everything decided but the endpoint.
 struct Call<'a> {
     worker: &'a Rc<Worker>,
@@ -386,12 +449,13 @@ impl Call<'_> {
         let mut attempts = Attempts::new(self.plan.retry.cloned(), RequestFacts::new(&self.head, true));
         let mut tried: SmallVec<[Arc<str>; 4]> = SmallVec::new();
         self.upstream.deposit(flight.exchange().started);
+        let hedged = self.plan.hedging.is_some() && self.may_be_hedged();
         loop {
-            if !attempts.may_retry() {
+            if !attempts.may_retry() && !hedged {
                 replay.settle();
             }
             let Tried { result, outcome, was_alone, at: now } =
-                self.attempt(flight, &replay, attempts.number(), alone, &mut tried).await?;
+                self.attempt(flight, &replay, attempts.number(), alone, hedged, &mut tried).await?;
             if was_alone && matches!(outcome, Outcome::StaleConnection | Outcome::NotProcessed) {
                 // The kept connection was just being closed. On a shared one the peer would have said so in time;
                 // that this one did not is no reason to spend a retry.
@@ -424,7 +488,8 @@ impl Call<'_> {
         }
     }
 
-    /// One try. Its end is reported to the endpoint's account, except for an answer, which reports its own.
+    /// One try, or where it is late and may be hedged, several. The end is reported to the endpoint's account, except for
+    /// an answer, which reports its own.
     ///
     /// # Errors
     /// Nothing was tried: there is no endpoint, or no time.
@@ -434,32 +499,59 @@ impl Call<'_> {
         replay: &Replay,
         number: u32,
         may_be_alone: bool,
+        hedged: bool,
         tried: &mut SmallVec<[Arc<str>; 4]>,
     ) -> Result<Tried, Failure> {
         let now = Instant::now();
+        let engagement = self.engage(tried, now)?;
+        let body = replay.attempt();
+        let (launched, parcel) = self.launch(flight, engagement, replay, body, number, may_be_alone)?;
+        tried.push(parcel.endpoint.id.clone());
+        let result = if hedged {
+            Box::pin(self.race(flight, replay, (launched, parcel), number, tried)).await
+        } else {
+            let sent = self.send(parcel).await;
+            self.land(flight, replay, launched, sent)
+        };
+        flight.exchange().upstream += result.at.duration_since(now);
+        Ok(result)
+    }
+
+    /// An endpoint for an attempt.
+    ///
+    /// # Errors
+    /// There is none.
+    fn engage(&self, tried: &[Arc<str>], now: Instant) -> Result<Engagement, Failure> {
+        let held = self.plan.resumed.map(|session| session.mark);
+        let aim = Aim { tried, key: self.key, held, ..Aim::new(self.plan.port, &self.worker.config.zone) };
+        self.upstream.engage(&aim, now, &mut *self.worker.rng.borrow_mut())
+    }
+
+    /// Makes an attempt ready, and opens its record.
+    ///
+    /// # Errors
+    /// There is no time left for it.
+    fn launch(
+        &self,
+        flight: &mut Flight,
+        engagement: Engagement,
+        replay: &Replay,
+        body: replay::Attempt,
+        number: u32,
+        may_be_alone: bool,
+    ) -> Result<(Launched, Parcel), Failure> {
+        let now = engagement.began();
         let limit = Deadline::of_attempt(self.deadline, self.plan.attempt_timeout, now);
-        let (mut engagement, trace) = {
-            let rng = &mut *self.worker.rng.borrow_mut();
-            let aim = Aim { tried, key: self.key, ..Aim::new(self.plan.port, &self.worker.config.zone) };
-            let engagement = self.upstream.engage(&aim, now, rng)?;
-            (engagement, flight.exchange().trace.child(rng))
-        };
+        let trace = flight.exchange().trace.child(&mut *self.worker.rng.borrow_mut());
         let endpoint = engagement.endpoint().clone();
-        tried.push(endpoint.id.clone());
-        let way = Way {
-            worker: self.worker,
-            upstream: &self.upstream,
-            endpoint: &endpoint,
-            port: self.plan.port,
-            policy: &self.backend.policy,
-        };
-        let pool = way.pool();
+        let pool = self.upstream.pool(&endpoint, self.plan.port);
         let shape = self.shape(replay, &pool, may_be_alone, now);
         let was_alone = matches!(shape, Shape::Exclusive(_));
-        let request = self.request(&trace, number, &shape, Body::Attempt(replay.attempt()), now)?;
-        flight.exchange().peer = Some(endpoint.identity.clone());
-        flight.exchange().mtls = true;
-        flight.exchange().attempts.push(exchange::Attempt {
+        let request = self.request(&trace, number, &shape, Body::Attempt(body), now)?;
+        let exchange = flight.exchange();
+        exchange.peer = Some(endpoint.identity.clone());
+        exchange.mtls = true;
+        exchange.attempts.push(exchange::Attempt {
             span_id: trace.span_id,
             started: now,
             duration: std::time::Duration::ZERO,
@@ -469,12 +561,23 @@ impl Call<'_> {
             grpc_status: None,
             failure: None,
         });
-        let sent = self.send(&way, &pool, shape, request, limit, now).await;
+        let launched = Launched { engagement, record: exchange.attempts.len() - 1, was_alone };
+        Ok((launched, Parcel { endpoint, pool, shape, request, limit, at: now }))
+    }
+
+    /// Takes in how an attempt ended.
+    fn land(
+        &self,
+        flight: &mut Flight,
+        replay: &Replay,
+        launched: Launched,
+        sent: Result<Answer, Outcome>,
+    ) -> Tried {
+        let Launched { mut engagement, record, was_alone } = launched;
         let now = Instant::now();
-        let attempt = flight.exchange().attempts.last_mut().expect("pushed above");
+        let attempt = &mut flight.exchange().attempts[record];
         attempt.duration = now.duration_since(attempt.started);
-        let elapsed = attempt.duration;
-        let tried = match sent {
+        match sent {
             Ok(Answer { head, there, body, hold, sent, trailing }) => {
                 let outcome = outcome_of_answer(&head, there, trailing);
                 attempt.status = Some(head.status.as_u16());
@@ -494,9 +597,7 @@ impl Call<'_> {
                 engagement.end(&outcome, now);
                 Tried { result: Err(failure), outcome, was_alone, at: now }
             }
-        };
-        flight.exchange().upstream += elapsed;
-        Ok(tried)
+        }
     }
 
     /// How the next attempt is sent.
@@ -543,6 +644,13 @@ impl Call<'_> {
         exclusive_request(&self.head.method, self.head.uri.path_and_query(), &self.authority, fields, body)
     }
 
+    /// Whether the request may be under way twice at the same time.
+    fn may_be_hedged(&self) -> bool {
+        let switching = self.asked.is_some() || self.head.extensions.get::<ConnectProtocol>().is_some();
+        let repeatable = self.plan.retry.is_some_and(|retry| retry.non_idempotent);
+        !switching && (repeatable || self.head.method.is_idempotent())
+    }
+
     fn is_grpc(&self) -> bool {
         self.there.has(Notable::CONTENT_TYPE) && is_grpc(&self.head.headers)
     }
@@ -552,20 +660,20 @@ impl Call<'_> {
         self.plan.retry.is_some_and(|retry| !retry.grpc.is_empty()) && self.is_grpc()
     }
 
-    async fn send(
-        &self,
-        way: &Way<'_>,
-        pool: &Rc<Pool>,
-        shape: Shape,
-        request: Request<Body>,
-        limit: Option<Deadline>,
-        now: Instant,
-    ) -> Result<Answer, Outcome> {
+    async fn send(&self, parcel: Parcel) -> Result<Answer, Outcome> {
+        let Parcel { endpoint, pool, shape, request, limit, at: now } = parcel;
+        let way = Way {
+            worker: self.worker,
+            upstream: &self.upstream,
+            endpoint: &endpoint,
+            port: self.plan.port,
+            policy: &self.backend.policy,
+        };
         let sending = async {
             let mut answer = match shape {
-                Shape::Multiplexed => way.send_multiplexed(pool, request, now).await?,
-                Shape::Exclusive(turn) => way.send_exclusive(pool, request, Some(turn), now).await?,
-                Shape::Upgrade => return way.send_exclusive(pool, request, None, now).await,
+                Shape::Multiplexed => way.send_multiplexed(&pool, request, now).await?,
+                Shape::Exclusive(turn) => way.send_exclusive(&pool, request, Some(turn), now).await?,
+                Shape::Upgrade => return way.send_exclusive(&pool, request, None, now).await,
             };
             if !self.retries_grpc_codes() {
                 return Ok(answer);

@@ -12,7 +12,7 @@ use crate::failure::{Failure, Side};
 use crate::identity::TlsMaterial;
 use crate::metrics::Metrics;
 use crate::peer_name;
-use crate::snapshot::{BackendPolicy, Endpoint};
+use crate::snapshot::{BackendPolicy, Endpoint, TcpKeepalive};
 use crate::stream::Stream;
 use crate::wide::Wide;
 
@@ -41,6 +41,9 @@ pub(crate) async fn dial(
     policy: &BackendPolicy,
 ) -> Result<Stream, Failure> {
     let io = connect(endpoint.address, policy.connect_timeout).await?;
+    if let Some(keepalive) = policy.tcp_keepalive {
+        keep_alive(&io, keepalive);
+    }
     let config = match transport {
         Transport::Multiplexed => &material.client_h2,
         Transport::Exclusive => &material.client_http1,
@@ -59,6 +62,17 @@ pub(crate) async fn dial(
     let presented = tls::peer_identity(stream.get_ref().1.peer_certificates());
     check_identity(endpoint, presented.as_ref())?;
     Ok(Stream::from(tokio_rustls::TlsStream::Client(stream)))
+}
+
+/// Has the operating system ask a silent peer whether it is still there.
+fn keep_alive(io: &TcpStream, policy: TcpKeepalive) {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(policy.time)
+        .with_interval(policy.interval)
+        .with_retries(policy.probes);
+    if let Err(error) = socket2::SockRef::from(io).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%error, "cannot keep a connection alive"); // it serves all the same
+    }
 }
 
 /// Opens a TCP connection without Nagle's delay.

@@ -10,6 +10,8 @@ use rand::Rng;
 
 use crate::failure::Failure;
 use crate::filter::Filter;
+use crate::hedge::HedgePolicy;
+use crate::persistence::{Session, SessionPolicy};
 use crate::rate_limit::RateLimits;
 use crate::retry::RetryPolicy;
 use crate::route::choose_backend;
@@ -30,10 +32,20 @@ pub(crate) struct Plan<'a> {
     pub(crate) attempt_timeout: Option<Duration>,
     /// What may be tried again.
     pub(crate) retry: Option<&'a Arc<RetryPolicy>>,
+    /// When a second attempt goes beside the first.
+    pub(crate) hedging: Option<&'a HedgePolicy>,
+    /// How requests of one client stay together.
+    pub(crate) session: Option<&'a SessionPolicy>,
+    /// The session that this one belongs to.
+    pub(crate) resumed: Option<Session>,
 }
 
+/// A session that goes on, and the backend of the rule that has its endpoint.
+pub(crate) type Resumed<'a> = Option<(Session, Option<&'a Backend>)>;
+
 impl<'a> Plan<'a> {
-    /// Decides for a request to `port` of `service`.
+    /// Decides for a request to `port` of `service`. `resume` tells what is known of the session that the request
+    /// belongs to, which comes before the dice, whatever the weight of its backend.
     ///
     /// # Errors
     /// [`Failure::NoRoute`]: the service has no such port, or routes of which none matches.
@@ -42,11 +54,16 @@ impl<'a> Plan<'a> {
         service: &'a Service,
         port: u16,
         head: &request::Parts,
+        resume: impl FnOnce(&SessionPolicy, &'a [Backend]) -> Resumed<'a>,
         rng: &mut impl Rng,
     ) -> Result<Self, Failure> {
         let service_port = service.port(port).ok_or(Failure::NoRoute)?;
         let Some(routes) = &service_port.routes else {
+            let session = service.policy.session.as_deref();
             return Ok(Self {
+                session,
+                resumed: session.and_then(|session| resume(session, &[])).map(|(session, _)| session),
+                hedging: service.policy.hedging.as_deref(),
                 rule: None,
                 chosen: None,
                 backend: service.name.clone(),
@@ -57,7 +74,12 @@ impl<'a> Plan<'a> {
             });
         };
         let rule = routes.find(head).ok_or(Failure::NoRoute)?;
-        let chosen = choose_backend(&rule.backends, rng).ok_or(Failure::InvalidBackend)?;
+        let session = rule.session.as_deref();
+        let resumed = session.and_then(|session| resume(session, &rule.backends));
+        let chosen = match resumed {
+            Some((_, Some(backend))) => backend,
+            _ => choose_backend(&rule.backends, rng).ok_or(Failure::InvalidBackend)?,
+        };
         let Target::Service { name, port } = &chosen.target else { return Err(Failure::InvalidBackend) };
         Ok(Self {
             rule: Some(rule),
@@ -67,6 +89,9 @@ impl<'a> Plan<'a> {
             request_timeout: rule.request_timeout,
             attempt_timeout: rule.attempt_timeout,
             retry: rule.retry.as_ref().or(service.policy.retry.as_ref()),
+            hedging: rule.hedging.as_deref().or(service.policy.hedging.as_deref()),
+            session,
+            resumed: resumed.map(|(session, _)| session),
         })
     }
 

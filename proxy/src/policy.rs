@@ -7,9 +7,11 @@
 mod access;
 mod backend;
 mod balancing;
+mod hedging;
 mod limits;
 mod problem;
 mod routes;
+mod session;
 
 use std::net::IpAddr;
 use std::sync::Arc;

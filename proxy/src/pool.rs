@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -25,10 +26,10 @@ use crate::bulkhead::{Bulkhead, Permit};
 use crate::failure::{Failure, Side};
 use crate::http2::client::{self, Client};
 use crate::metrics::{ConnectionKind, Limit, Metrics, OpenConnection, Role, Wire};
+use crate::ring;
+use crate::snapshot::Http2Policy;
 use crate::stream::Stream;
 
-/// Requests that share one HTTP/2 connection: fewer than a proxy accepts, so that none waits for another.
-const STREAMS: usize = 200;
 /// So many requests at once are cheaper on connections of their own than on a shared one.
 const FEW: usize = 4;
 /// Where there were more, there will soon be more again: it must have been quiet for so long.
@@ -45,7 +46,9 @@ pub(crate) struct Pool {
     taken: Rc<Cell<usize>>,
     /// When more than a few were last under way at once.
     crowded: Cell<Option<Instant>>,
-    settings: Settings,
+    settings: Cell<Settings>,
+    /// Counts the connections, from a number by chance.
+    births: Cell<u64>,
     /// Shared with the pools of the service's other endpoints.
     limit: Bulkhead,
     metrics: Metrics,
@@ -60,6 +63,10 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
     /// So old, it takes no new requests.
     pub(crate) max_age: Option<Duration>,
+    /// So many requests, and an exclusive one takes no more.
+    pub(crate) max_requests: Option<u32>,
+    /// For shared ones.
+    pub(crate) http2: Http2Policy,
 }
 
 type Dialing = Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
@@ -67,22 +74,42 @@ type Dialing = Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
 struct Idle {
     sender: http1::SendRequest<Body>,
     since: Instant,
-    born: Instant,
+    born: Birth,
+    /// Requests that it has carried.
+    served: u32,
     open: Weak<Open>,
+}
+
+/// When a connection was made, and how much less long it lives than it may: were it none, connections that were made
+/// together would end together.
+#[derive(Debug, Clone, Copy)]
+struct Birth {
+    at: Instant,
+    /// A share of its time, up to a tenth.
+    less: f64,
+}
+
+impl Birth {
+    /// Whether `time` has passed `since`, less what this one has less.
+    fn has_passed(self, time: Duration, since: Instant, now: Instant) -> bool {
+        now.duration_since(since).as_secs_f64() > time.as_secs_f64() * (1.0 - self.less)
+    }
 }
 
 /// One HTTP/2 connection.
 struct Multiplexed {
     client: Client,
     under_way: Cell<usize>,
-    born: Instant,
+    /// Requests at once, as far as it goes by this side.
+    most: usize,
+    born: Birth,
     last_used: Cell<Instant>,
 }
 
 impl Multiplexed {
     /// One that allows nothing at the moment is used all the same, once: another would allow no more.
     fn has_room(&self) -> bool {
-        self.under_way.get() < self.client.streams().clamp(1, STREAMS)
+        self.under_way.get() < self.client.streams().clamp(1, self.most)
     }
 }
 
@@ -129,8 +156,9 @@ impl Drop for Turn {
 /// An exclusive connection on loan; it goes back when dropped, if it can be used again.
 pub(crate) struct Loan {
     sender: Option<http1::SendRequest<Body>>,
-    born: Instant,
-    reused: bool,
+    born: Birth,
+    /// Requests that it has carried, this one included.
+    served: u32,
     /// Counts the connection also after an upgrade, when its own task has ended.
     open: Option<Rc<Open>>,
     pool: Weak<Pool>,
@@ -145,7 +173,7 @@ impl Loan {
 
     /// The connection has served another request before.
     pub(crate) fn is_reused(&self) -> bool {
-        self.reused
+        self.served > 1
     }
 }
 
@@ -153,8 +181,12 @@ impl Drop for Loan {
     fn drop(&mut self) {
         let Some(pool) = self.pool.upgrade() else { return };
         let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
+        if pool.settings.get().max_requests.is_some_and(|most| self.served >= most) {
+            return;
+        }
         let open = self.open.as_ref().map(Rc::downgrade).unwrap_or_default();
-        pool.idle.borrow_mut().push(Idle { sender, since: Instant::now(), born: self.born, open });
+        let (born, served) = (self.born, self.served);
+        pool.idle.borrow_mut().push(Idle { sender, since: Instant::now(), born, served, open });
     }
 }
 
@@ -167,10 +199,16 @@ impl Pool {
             idle: RefCell::default(),
             taken: Rc::default(),
             crowded: Cell::new(None),
-            settings,
+            settings: Cell::new(settings),
+            births: Cell::new(RandomState::new().hash_one(0)),
             limit,
             metrics,
         })
+    }
+
+    /// Changes what new connections are like, and how long those that are there live.
+    pub(crate) fn configure(&self, settings: Settings) {
+        self.settings.set(settings);
     }
 
     /// A place on a multiplexed connection; dials where there is none with room.
@@ -228,16 +266,23 @@ impl Pool {
         !self.idle.borrow().is_empty()
     }
 
-    fn is_old(&self, born: Instant, now: Instant) -> bool {
-        self.settings.max_age.is_some_and(|age| now.duration_since(born) > age)
+    fn birth(&self) -> Birth {
+        let number = self.births.get().wrapping_add(1);
+        self.births.set(number);
+        Birth { at: Instant::now(), less: ring::chance(number) / 10.0 }
+    }
+
+    fn is_old(&self, born: Birth, now: Instant) -> bool {
+        self.settings.get().max_age.is_some_and(|age| born.has_passed(age, born.at, now))
     }
 
     /// Dials in a task of its own, so that a caller who gives up does not take the connection from the others.
     fn start_dial(self: &Rc<Self>, dial: impl Future<Output = Result<Stream, Failure>> + 'static) -> Dialing {
         let pool = Rc::downgrade(self);
         let open = self.open(Wire::Http2);
+        let (http2, born) = (self.settings.get().http2, self.birth());
         let task = spawn_local(async move {
-            let made = async { handshake_http2(dial.await?, open?).await }.await;
+            let made = async { handshake_http2(dial.await?, http2, born, open?).await }.await;
             let Some(pool) = pool.upgrade() else { return Err(Failure::Draining) };
             pool.dialing.borrow_mut().take();
             pool.shared.borrow_mut().push(Rc::new(made?));
@@ -265,7 +310,7 @@ impl Pool {
             // request's body is still being sent (its answer came early), and nobody else waits for that: dropped
             // here, the connection ends after it.
             if let Ok(Ok(())) = timeout(TURNAROUND, idle.sender.ready()).await {
-                return Ok(self.lend(turn, idle.sender, idle.born, idle.open.upgrade(), true));
+                return Ok(self.lend(turn, idle.sender, idle.born, idle.open.upgrade(), idle.served + 1));
             }
         }
         // Dialing is rare, and its state is large: it must not be a part of every request's.
@@ -294,23 +339,23 @@ impl Pool {
                 tracing::debug!(%error, "exclusive connection ended");
             }
         });
-        Ok(self.lend(turn, sender, Instant::now(), Some(open), false))
+        Ok(self.lend(turn, sender, self.birth(), Some(open), 1))
     }
 
     fn lend(
         self: &Rc<Self>,
         turn: Turn,
         sender: http1::SendRequest<Body>,
-        born: Instant,
+        born: Birth,
         open: Option<Rc<Open>>,
-        reused: bool,
+        served: u32,
     ) -> Loan {
-        Loan { sender: Some(sender), born, reused, open, pool: Rc::downgrade(self), _turn: turn }
+        Loan { sender: Some(sender), born, served, open, pool: Rc::downgrade(self), _turn: turn }
     }
 
     /// Takes a place among the service's connections.
     fn open(&self, wire: Wire) -> Result<Open, Failure> {
-        let Settings { side, mtls, .. } = self.settings;
+        let Settings { side, mtls, .. } = self.settings.get();
         let Some(permit) = self.limit.admit() else {
             self.metrics.limit_reached(side, Limit::ServiceConnections);
             return Err(Failure::Overloaded);
@@ -331,22 +376,27 @@ impl Pool {
 
     /// Closes what is unused or past its age. Called about once a second.
     pub(crate) fn sweep(&self, now: Instant) {
-        let Settings { idle, .. } = self.settings;
+        let Settings { idle, .. } = self.settings.get();
         self.shared.borrow_mut().retain(|connection| {
-            let unused =
-                connection.under_way.get() == 0 && now.duration_since(connection.last_used.get()) > idle;
+            let is_idle = connection.born.has_passed(idle, connection.last_used.get(), now);
+            let unused = connection.under_way.get() == 0 && is_idle;
             // One that is past its age ends with its last request: its stakes keep it.
             !(unused || connection.client.is_closed() || self.is_old(connection.born, now))
         });
         self.idle.borrow_mut().retain(|unused| {
-            let kept = now.duration_since(unused.since) <= idle && !self.is_old(unused.born, now);
+            let kept = !unused.born.has_passed(idle, unused.since, now) && !self.is_old(unused.born, now);
             kept && !unused.sender.is_closed()
         });
     }
 }
 
-async fn handshake_http2(stream: Stream, open: Open) -> Result<Multiplexed, Failure> {
-    let (client, connection) = client::handshake(stream, STREAMS).await.map_err(|error| {
+async fn handshake_http2(
+    stream: Stream,
+    policy: Http2Policy,
+    born: Birth,
+    open: Open,
+) -> Result<Multiplexed, Failure> {
+    let (client, connection) = client::handshake(stream, policy).await.map_err(|error| {
         tracing::debug!(%error, "HTTP/2 did not start");
         Failure::ConnectRefused
     })?;
@@ -357,7 +407,8 @@ async fn handshake_http2(stream: Stream, open: Open) -> Result<Multiplexed, Fail
         }
     });
     let now = Instant::now();
-    Ok(Multiplexed { client, under_way: Cell::new(0), born: now, last_used: Cell::new(now) })
+    let most = policy.max_streams as usize;
+    Ok(Multiplexed { client, under_way: Cell::new(0), most, born, last_used: Cell::new(now) })
 }
 
 /// Counts one connection for as long as it lives.
@@ -405,14 +456,50 @@ mod tests {
         loan.is_reused()
     }
 
+    fn settings() -> Settings {
+        Settings {
+            side: Side::Inbound,
+            mtls: false,
+            idle: Duration::from_secs(60),
+            max_age: None,
+            max_requests: None,
+            http2: Http2Policy::default(),
+        }
+    }
+
+    #[test]
+    fn connections_that_were_made_together_do_not_end_together() {
+        let pool = Pool::new(settings(), Bulkhead::new(8), Metrics::default());
+        let births = [(); 100].map(|()| pool.birth());
+        let hour = Duration::from_secs(3600);
+        let ended =
+            |after| births.iter().filter(|born| born.has_passed(hour, born.at, born.at + after)).count();
+        assert_eq!((ended(hour * 9 / 10), ended(hour + Duration::from_millis(1))), (0, 100));
+        assert!((20..80).contains(&ended(hour * 19 / 20)), "{}", ended(hour * 19 / 20));
+    }
+
+    #[tokio::test]
+    async fn a_connection_closes_after_the_requests_that_it_may_carry() {
+        let checks = async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            spawn_local(hasty(listener));
+            let settings = Settings { max_requests: Some(2), ..settings() };
+            let pool = Pool::new(settings, Bulkhead::new(8), Metrics::default());
+            for reused in [false, true, false, true, false] {
+                assert_eq!(exchange(&pool, address, Body::Empty).await, reused);
+            }
+        };
+        LocalSet::new().run_until(checks).await;
+    }
+
     #[tokio::test]
     async fn an_upload_that_goes_on_after_its_answer_keeps_nobody_waiting() {
         let checks = async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             spawn_local(hasty(listener));
-            let idle = Duration::from_secs(60);
-            let settings = Settings { side: Side::Inbound, mtls: false, idle, max_age: None };
+            let settings = settings();
             let pool = Pool::new(settings, Bulkhead::new(8), Metrics::default());
             assert!(!exchange(&pool, address, Body::Empty).await);
             assert!(exchange(&pool, address, Body::Empty).await, "a connection that is free is used again");

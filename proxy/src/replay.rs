@@ -100,6 +100,34 @@ impl Replay {
         }))
     }
 
+    /// The whole body once more, for an attempt beside the one that has it. `None`: it is not all here.
+    pub(crate) fn again(&self) -> Option<Attempt> {
+        let Some(shared) = &self.0 else { return Some(Attempt(None)) };
+        let shared = shared.borrow();
+        if !shared.ended || shared.overflowed || shared.broken {
+            return None;
+        }
+        let copy = Shared {
+            incoming: Incoming::Empty,
+            kept: shared.kept.clone(), // handles, not bytes
+            kept_bytes: 0,
+            trailers: shared.trailers.clone(),
+            ended: true,
+            overflowed: false,
+            broken: false,
+            attempt: 0,
+            waker: None,
+            bytes: shared.bytes,
+            room: shared.room.clone(),
+        };
+        Some(Attempt(Some(Reader {
+            shared: Rc::new(RefCell::new(copy)),
+            number: 0,
+            position: 0,
+            trailers_sent: false,
+        })))
+    }
+
     /// There is no body, nor will there be one.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.as_ref().is_none_or(|shared| {
@@ -337,6 +365,24 @@ mod tests {
             assert!(replay.is_empty() && replay.is_replayable() && !replay.is_broken(), "{request:?}");
             assert_eq!(replay.bytes(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_all_here_can_be_sent_beside_itself() {
+        let replay = replay("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
+        let mut first = replay.attempt();
+        assert!(replay.again().is_none(), "nothing of it has been read");
+        let context = &mut Context::from_waker(Waker::noop());
+        let data = |frame| match frame {
+            Poll::Ready(Some(Ok(frame))) => Frame::into_data(frame).unwrap(),
+            _ => panic!("the body is here"),
+        };
+        assert_eq!(data(first.poll_frame(context)), "hello");
+        let mut second = replay.again().unwrap();
+        assert_eq!(second.size_hint().exact(), Some(5));
+        assert_eq!(data(second.poll_frame(context)), "hello");
+        assert!(second.is_end_stream() && first.is_end_stream());
+        assert!(!first.is_superseded());
     }
 
     #[tokio::test]

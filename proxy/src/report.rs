@@ -52,6 +52,9 @@ impl Reported {
             }
             messages.last_mut().expect("begun with one").edges.push(edge.clone());
         }
+        for message in &mut messages {
+            message.ejections.clone_from(&report.ejections); // each says all of them
+        }
         self.0 = report.edges.into_iter().collect();
         messages
     }

@@ -20,7 +20,9 @@ use crate::concurrency::ConcurrencyPolicy;
 use crate::filter::Filter;
 use crate::hash::FastMap;
 use crate::hash_key::HashPolicy;
+use crate::hedge::HedgePolicy;
 use crate::outlier::OutlierPolicy;
+use crate::persistence::SessionPolicy;
 use crate::rate_limit::RateLimits;
 use crate::retry::RetryPolicy;
 use crate::route::RouteTable;
@@ -186,6 +188,10 @@ pub struct Rule {
     pub attempt_timeout: Option<Duration>,
     /// `None`: the service's own.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Requests of one client stay with one endpoint.
+    pub session: Option<Box<SessionPolicy>>,
+    /// `None`: the service's own.
+    pub hedging: Option<Box<HedgePolicy>>,
     /// Where requests go, by weight.
     pub backends: Vec<Backend>,
     /// How often this proxy may use it.
@@ -259,6 +265,16 @@ pub struct BackendPolicy {
     pub attempt_timeout: Option<Duration>,
     /// Where no rule says otherwise. `None`: only what provably never reached the application.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Where no rule says otherwise.
+    pub hedging: Option<Box<HedgePolicy>>,
+    /// Where there are no routes.
+    pub session: Option<Arc<SessionPolicy>>,
+    /// For connections on which nothing happens.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// For shared connections.
+    pub http2: Http2Policy,
+    /// Requests that an exclusive connection carries before it closes. `None`: any number.
+    pub http1_max_requests: Option<u32>,
 }
 
 impl Default for BackendPolicy {
@@ -283,7 +299,40 @@ impl Default for BackendPolicy {
             request_timeout: None,
             attempt_timeout: None,
             retry: None,
+            hedging: None,
+            session: None,
+            tcp_keepalive: None,
+            http2: Http2Policy::default(),
+            http1_max_requests: None,
         }
+    }
+}
+
+/// How the operating system asks whether a silent peer is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// After so much silence.
+    pub time: Duration,
+    /// So long after each question without an answer.
+    pub interval: Duration,
+    /// After so many of these the connection is gone.
+    pub probes: u32,
+}
+
+/// How many requests share a connection, and how much may be under way on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Policy {
+    /// Requests at once; a further one opens another connection.
+    pub max_streams: u32,
+    /// Bytes of one answer that the peer may send ahead.
+    pub stream_window_bytes: u32,
+    /// The same of all answers together.
+    pub connection_window_bytes: u32,
+}
+
+impl Default for Http2Policy {
+    fn default() -> Self {
+        Self { max_streams: 200, stream_window_bytes: 1 << 20, connection_window_bytes: 4 << 20 }
     }
 }
 

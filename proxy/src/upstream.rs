@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_api::ServiceName;
 use rand::Rng;
@@ -13,7 +14,8 @@ use crate::bulkhead::Permit;
 use crate::cluster::{Aim, BreakerTransition, Cluster, Pick};
 use crate::failure::{Failure, Side};
 use crate::hash::FastMap;
-use crate::metrics::{Limit, Metrics};
+use crate::hedge::HedgeAfter;
+use crate::metrics::{Ejected, Hedge, Limit, Metrics};
 use crate::pool::{Pool, Settings};
 use crate::retry::{Attempts, Outcome, Verdict};
 use crate::snapshot::{BackendPolicy, Endpoint, Endpoints, Service};
@@ -30,7 +32,7 @@ pub(crate) struct Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.metrics.breakers_open(&self.name, 0);
+        self.metrics.breakers_open(&self.name, Vec::new());
     }
 }
 
@@ -57,7 +59,11 @@ impl Upstream {
         }
         self.cluster.borrow_mut().update(&service.endpoints, &service.policy, now);
         let all = &service.endpoints.all;
-        self.pools.borrow_mut().retain(|(id, ..), _| all.iter().any(|endpoint| endpoint.id == *id));
+        let settings = settings(&service.policy);
+        self.pools.borrow_mut().retain(|(id, ..), pool| {
+            pool.configure(settings);
+            all.iter().any(|endpoint| endpoint.id == *id)
+        });
         *endpoints = service.endpoints.clone();
         *policy = service.policy.clone();
         self.count_open(now); // an endpoint may have gone with its breaker open
@@ -100,6 +106,24 @@ impl Upstream {
         Ok(Engagement { upstream: self.clone(), pick: Some(pick), began: now, answered: None })
     }
 
+    /// After which time an attempt is late. `None`: nobody knows yet.
+    pub(crate) fn late_after(&self, after: HedgeAfter, now: Instant) -> Option<Duration> {
+        match after {
+            HedgeAfter::Delay(delay) => Some(delay),
+            HedgeAfter::Percentile(percentile) => self.cluster.borrow_mut().quantile(percentile, now),
+        }
+    }
+
+    /// Asks for an attempt beside a late one; charged like a retry.
+    pub(crate) fn may_hedge(&self, now: Instant) -> bool {
+        self.cluster.borrow_mut().budget.withdraw(now)
+    }
+
+    /// Counts what became of an attempt beside a late one.
+    pub(crate) fn note_hedge(&self, hedge: Hedge) {
+        self.metrics.hedge(&self.name, hedge);
+    }
+
     /// Counts a request for the service's retry budget.
     pub(crate) fn deposit(&self, now: Instant) {
         self.cluster.borrow_mut().budget.deposit(now);
@@ -119,8 +143,10 @@ impl Upstream {
     }
 
     fn count_open(&self, now: Instant) {
-        let out = self.cluster.borrow().view(now).filter(|view| view.breaker != Standing::Closed).count();
-        self.metrics.breakers_open(&self.name, out);
+        let cluster = self.cluster.borrow();
+        let out = cluster.view(now).filter(|view| view.breaker != Standing::Closed);
+        let out = out.filter_map(|view| Some(Ejected { endpoint: view.endpoint, cause: view.cause? }));
+        self.metrics.breakers_open(&self.name, out.collect());
     }
 
     /// What to do after an attempt ended with `outcome`; a retry is charged to the service's budget.
@@ -140,17 +166,9 @@ impl Upstream {
         if let Some(pool) = self.pools.borrow().get(&key) {
             return pool.clone();
         }
-        let policy = self.seen.borrow().1.clone();
-        let pool = Pool::new(
-            Settings {
-                side: Side::Outbound,
-                mtls: true,
-                idle: policy.idle_timeout,
-                max_age: policy.max_connection_age,
-            },
-            self.cluster.borrow().connections.clone(),
-            self.metrics.clone(),
-        );
+        let settings = settings(&self.seen.borrow().1);
+        let limit = self.cluster.borrow().connections.clone();
+        let pool = Pool::new(settings, limit, self.metrics.clone());
         self.pools.borrow_mut().insert(key, pool.clone());
         pool
     }
@@ -160,6 +178,18 @@ impl Upstream {
         for pool in self.pools.borrow().values() {
             pool.sweep(now);
         }
+    }
+}
+
+/// What connections to a service's endpoints are like.
+fn settings(policy: &BackendPolicy) -> Settings {
+    Settings {
+        side: Side::Outbound,
+        mtls: true,
+        idle: policy.idle_timeout,
+        max_age: policy.max_connection_age,
+        max_requests: policy.http1_max_requests,
+        http2: policy.http2,
     }
 }
 
@@ -178,6 +208,11 @@ impl Engagement {
     /// The chosen endpoint.
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.pick.as_ref().expect("present until it ends").endpoint
+    }
+
+    /// When the endpoint was chosen, or what was sent to it, sent.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
 
     /// Notes that the head of the answer to what was `sent` has come: the latency that the balancer goes by.

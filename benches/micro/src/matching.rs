@@ -36,6 +36,8 @@ fn rule(index: usize) -> Rule {
         request_timeout: None,
         attempt_timeout: None,
         retry: None,
+        session: None,
+        hedging: None,
         backends: Vec::new(),
         rate_limits: RateLimits::default(),
     }

@@ -3,20 +3,21 @@
 
 use std::time::Duration;
 
+use outrigger_api::v1::hedging::After;
 use outrigger_api::{ServiceName, v1};
 
-use super::balancing;
 use super::precedence::Age;
 use super::timing::{Timing, proto};
 use super::traffic_policy::{self, RetryBudget};
+use super::{balancing, session};
 use crate::model::Model;
 use crate::resources::xbackendtrafficpolicies::XBackendTrafficPolicyRetryConstraint;
-use crate::resources::{CircuitBreaker, Period, ServicePolicy, ServicePolicySpec, SuccessRate};
+use crate::resources::{CircuitBreaker, Hedging, Http2, Period, ServicePolicy, SuccessRate, TcpKeepalive};
 
 /// What holds for one service.
 #[derive(Debug)]
 pub(super) struct Effective<'a> {
-    spec: Option<&'a ServicePolicySpec>,
+    policy: Option<&'a ServicePolicy>,
     /// What the Gateway API's own policy says of retries.
     constraint: Option<&'a XBackendTrafficPolicyRetryConstraint>,
     /// Where no rule says otherwise.
@@ -25,17 +26,17 @@ pub(super) struct Effective<'a> {
 
 impl<'a> Effective<'a> {
     pub(super) fn of(model: &'a Model, service: &ServiceName) -> Self {
-        let spec = policy_of(model, service).map(|(_, policy)| &policy.spec);
+        let policy = policy_of(model, service).map(|(_, policy)| policy);
         let constraint = traffic_policy::of_service(model, service);
         let constraint = constraint.and_then(|policy| policy.spec.retry_constraint.as_ref());
         let mesh = model.documents().mesh_config.as_ref().and_then(|mesh| mesh.spec.defaults.as_ref());
-        let own = spec.and_then(|spec| spec.defaults.as_ref());
-        Self { spec, constraint, timing: Timing::defaults(own, mesh) }
+        let own = policy.and_then(|policy| policy.spec.defaults.as_ref());
+        Self { policy, constraint, timing: Timing::defaults(own, mesh) }
     }
 
     /// How many requests an instance works on at once, where that is looked after.
     pub(super) fn adaptive_concurrency(&self) -> Option<v1::AdaptiveConcurrency> {
-        let written = self.spec?.adaptive_concurrency.as_ref()?;
+        let written = self.policy?.spec.adaptive_concurrency.as_ref()?;
         // Only one of the two may be written, on the wrong side of the other's default.
         let max_limit = written.max_limit.unwrap_or(1000.max(written.min_limit.unwrap_or(10)));
         Some(v1::AdaptiveConcurrency {
@@ -48,7 +49,7 @@ impl<'a> Effective<'a> {
 
     /// The whole policy, every default filled in.
     pub(super) fn backend_policy(&self) -> v1::BackendPolicy {
-        let spec = self.spec.cloned().unwrap_or_default();
+        let spec = self.policy.map(|policy| policy.spec.clone()).unwrap_or_default();
         let connection = spec.connection.unwrap_or_default();
         let limits = spec.limits.unwrap_or_default();
         let constraint = self.constraint.filter(|_| spec.retry_budget.is_none()).map(RetryBudget::of);
@@ -74,6 +75,14 @@ impl<'a> Effective<'a> {
             request_timeout: self.timing.request.map(proto),
             attempt_timeout: self.timing.attempt.map(proto),
             retry: self.timing.retry.clone(),
+            hedging: spec.hedging.as_ref().and_then(hedging),
+            session: self.session(),
+            tcp_keepalive: connection.tcp_keepalive.map(tcp_keepalive),
+            http2: Some(http2(connection.http2.unwrap_or_default())),
+            http1_max_requests: connection
+                .http1
+                .and_then(|http1| http1.max_requests_per_connection)
+                .unwrap_or(0),
             ..v1::BackendPolicy::default()
         }
     }
@@ -85,6 +94,13 @@ pub(crate) fn policy_of<'a>(
     service: &ServiceName,
 ) -> Option<(&'a (String, String), &'a ServicePolicy)> {
     model.policies(service).min_by_key(|(key, policy)| (Age::of(&policy.metadata), *key))
+}
+
+impl Effective<'_> {
+    /// Sessions of the rules that have none of their own, and of a service without routes.
+    pub(super) fn session(&self) -> Option<v1::Session> {
+        self.policy.and_then(session::of_policy)
+    }
 }
 
 /// The ServicePolicy that says how many retries the service can bear, by its name.
@@ -118,6 +134,30 @@ fn success_rate(rate: SuccessRate) -> Option<v1::SuccessRate> {
         interval: seconds(rate.interval, 10),
         min_requests: rate.min_requests.unwrap_or(20),
     })
+}
+
+/// When attempts are late, of a service's policy or of one that extends a rule.
+pub(super) fn hedging(hedging: &Hedging) -> Option<v1::Hedging> {
+    let delay = hedging.delay.map(Period::duration).filter(|delay| !delay.is_zero());
+    let after = delay.map(proto).map(After::Delay);
+    let after = after.or_else(|| hedging.percentile.map(|number| After::Percentile(number.into())))?;
+    Some(v1::Hedging { after: Some(after), max_extra: hedging.max_extra.unwrap_or(1).clamp(1, 4) })
+}
+
+fn tcp_keepalive(keepalive: TcpKeepalive) -> v1::TcpKeepalive {
+    v1::TcpKeepalive {
+        time: seconds(keepalive.time, 60),
+        interval: seconds(keepalive.interval, 10),
+        probes: keepalive.probes.unwrap_or(3),
+    }
+}
+
+fn http2(http2: Http2) -> v1::Http2 {
+    v1::Http2 {
+        max_streams: http2.max_concurrent_streams.unwrap_or(200),
+        stream_window_bytes: http2.initial_stream_window_bytes.unwrap_or(1 << 20),
+        connection_window_bytes: http2.initial_connection_window_bytes.unwrap_or(4 << 20),
+    }
 }
 
 fn seconds(period: Option<Period>, default: u64) -> Option<prost_types::Duration> {

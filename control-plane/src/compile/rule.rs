@@ -10,7 +10,7 @@ use super::backend::{self, Unresolved};
 use super::policy::Effective;
 use super::precedence::Rank;
 use super::timing::proto;
-use super::{Attached, World, filter};
+use super::{Attached, World, filter, session};
 use crate::resources::httproutes::{
     HttpRouteRules, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType,
     HttpRouteRulesMatchesQueryParamsType,
@@ -90,6 +90,10 @@ impl CompiledRoute {
             backends.push(resolved.message);
         }
         self.rules.push(v1::Rule {
+            session: match &rule.session_persistence {
+                Some(written) => Some(session::of_rule(written, &attached.route.metadata, &name)),
+                None => policy.session(),
+            },
             route: attached.id(),
             name,
             filters,

@@ -558,6 +558,11 @@ fn every_default_of_a_policy_is_filled_in() {
         retry_budget_percent: 20,
         retry_budget_per_second: 10,
         zone_percent: 70,
+        http2: Some(v1::Http2 {
+            max_streams: 200,
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 4 << 20,
+        }),
         ..v1::BackendPolicy::default()
     };
     assert_eq!(policy, expected);
@@ -602,6 +607,56 @@ fn a_hash_has_its_key_and_no_zone_unless_asked() {
     assert_eq!(balancer("type: RoundRobin, zone: {minHealthyPercent: 30}"), (round_robin, None, 30));
     let slow = policy_with("loadBalancer: {slowStart: {window: 30s}}");
     assert_eq!((slow.balancer, millis(&slow.slow_start)), (v1::LoadBalancer::PeakEwma as i32, Some(30_000)));
+}
+
+#[test]
+fn a_sessions_terms_are_the_rules_and_else_the_policys() {
+    use v1::session::Carrier;
+    let policy = "---\nkind: ServicePolicy\nmetadata: {name: p, namespace: shop, uid: secret-1}\nspec: {targetRefs: [{name: pay}], sessionPersistence: {type: Header, sessionName: X-Session, idleTimeout: 5m}}\n";
+    let route = route(
+        "shop",
+        "r",
+        "",
+        &format!(
+            "[{{name: own, sessionPersistence: {{sessionName: s, absoluteTimeout: 1h, cookieConfig: {{lifetimeType: Permanent}}}}, {TO_PAY}}}, {{name: bare, sessionPersistence: {{}}, {TO_PAY}}}, {{name: none, {TO_PAY}}}]"
+        ),
+    )
+    .replace("{name: r,", "{name: r, uid: secret-2,");
+    let compiled = with_routes(&[route, policy.to_owned()]).compile("pay.shop", "shop").message;
+    let of_policy = compiled.policy.unwrap().session.unwrap();
+    assert_eq!(of_policy.carrier, Some(Carrier::Header("X-Session".to_owned())));
+    assert_eq!((millis(&of_policy.absolute_timeout), millis(&of_policy.idle_timeout)), (None, Some(300_000)));
+    let mut rules = compiled.ports.into_iter().find(|port| port.port == 80).unwrap().rules.into_iter();
+    let mut session = || rules.next().unwrap().session.unwrap();
+    let (own, bare, none) = (session(), session(), session());
+    let Some(Carrier::Cookie(cookie)) = own.carrier else { panic!("a cookie is the default") };
+    assert_eq!((&*cookie.name, &*cookie.path, millis(&cookie.ttl)), ("s", "/", Some(3_600_000)));
+    assert_eq!(millis(&own.absolute_timeout), Some(3_600_000));
+    let Some(Carrier::Cookie(cookie)) = bare.carrier else { panic!("a cookie is the default") };
+    assert!(cookie.name.starts_with("outrigger-session-"), "{}", cookie.name);
+    assert_eq!((cookie.ttl, bare.absolute_timeout, bare.idle_timeout), (None, None, None));
+    assert_eq!(none, of_policy, "a rule without one has the policy's");
+    assert!(own.key != bare.key && own.key != of_policy.key, "rules share no session");
+    assert!(String::from_utf8(own.key).unwrap().starts_with("secret-2/"));
+}
+
+#[test]
+fn hedging_and_connections_are_as_the_policy_says() {
+    use v1::hedging::After;
+    let hedging = policy_with("hedging: {delay: 50ms}").hedging.unwrap();
+    assert!(matches!(hedging.after, Some(After::Delay(delay)) if millis(&Some(delay)) == Some(50)));
+    assert_eq!(hedging.max_extra, 1);
+    let hedging = policy_with("hedging: {percentile: 95, maxExtra: 2}").hedging.unwrap();
+    assert_eq!((hedging.after, hedging.max_extra), (Some(After::Percentile(95)), 2));
+    let policy = policy_with(
+        "connection: {tcpKeepalive: {time: 30s}, http1: {maxRequestsPerConnection: 100}, http2: {maxConcurrentStreams: 10}}",
+    );
+    let keepalive = policy.tcp_keepalive.unwrap();
+    assert_eq!(
+        (millis(&keepalive.time), millis(&keepalive.interval), keepalive.probes),
+        (Some(30_000), Some(10_000), 3)
+    );
+    assert_eq!((policy.http1_max_requests, policy.http2.unwrap().max_streams), (100, 10));
 }
 
 #[test]

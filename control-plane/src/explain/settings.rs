@@ -2,6 +2,8 @@
 //!
 //! A test compares the lines with the schemas, so that a field that a document can have and nobody can see fails.
 
+use outrigger_api::v1::hedging::After;
+use outrigger_api::v1::session::Carrier;
 use outrigger_api::v1::{self, hash::Key};
 
 use super::layers::{Layers, Level, Place};
@@ -104,6 +106,23 @@ pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
         policy("connection.tlsHandshakeTimeout", |it| duration(it.tls_timeout.as_ref())),
         policy("connection.idleTimeout", |it| duration(it.idle_timeout.as_ref())),
         policy("connection.maxAge", |it| duration(it.max_connection_age.as_ref())),
+        policy("connection.tcpKeepalive.time", |it| duration(it.tcp_keepalive.as_ref()?.time.as_ref())),
+        policy("connection.tcpKeepalive.interval", |it| {
+            duration(it.tcp_keepalive.as_ref()?.interval.as_ref())
+        }),
+        policy("connection.tcpKeepalive.probes", |it| Some(it.tcp_keepalive.as_ref()?.probes.to_string())),
+        policy("connection.http1.maxRequestsPerConnection", |it| {
+            Some(positive(it.http1_max_requests).unwrap_or_else(|| "none".to_owned()))
+        }),
+        policy("connection.http2.maxConcurrentStreams", |it| {
+            Some(it.http2.as_ref()?.max_streams.to_string())
+        }),
+        policy("connection.http2.initialStreamWindowBytes", |it| {
+            Some(it.http2.as_ref()?.stream_window_bytes.to_string())
+        }),
+        policy("connection.http2.initialConnectionWindowBytes", |it| {
+            Some(it.http2.as_ref()?.connection_window_bytes.to_string())
+        }),
         policy("limits.maxConnections", |it| Some(it.max_connections.to_string())),
         policy("limits.maxPendingRequests", |it| Some(it.max_pending.to_string())),
         policy("limits.maxActiveRequests", |it| Some(it.max_active.to_string())),
@@ -116,6 +135,16 @@ pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
         retry("defaults.retry.codes", |it| list(&it.retry.as_ref()?.status_codes)),
         retry("defaults.retry.grpcCodes", |it| list(&it.retry.as_ref()?.grpc_codes)),
         retry("defaults.retry.nonIdempotent", |it| Some(it.retry.as_ref()?.non_idempotent.to_string())),
+        policy("hedging.delay", |it| delay(it.hedging.as_ref())),
+        policy("hedging.percentile", |it| percentile(it.hedging.as_ref())),
+        policy("hedging.maxExtra", |it| Some(it.hedging.as_ref()?.max_extra.to_string())),
+        policy("sessionPersistence.type", |it| session_type(it.session.as_ref())),
+        policy("sessionPersistence.sessionName", |it| session_name(it.session.as_ref())),
+        policy("sessionPersistence.absoluteTimeout", |it| {
+            duration(it.session.as_ref()?.absolute_timeout.as_ref())
+        }),
+        policy("sessionPersistence.idleTimeout", |it| duration(it.session.as_ref()?.idle_timeout.as_ref())),
+        policy("sessionPersistence.cookieConfig.lifetimeType", |it| lifetime(it.session.as_ref())),
     ]
 }
 
@@ -154,7 +183,20 @@ fn rule_lines() -> Vec<Line<v1::Rule>> {
         part(retry("defaults.retry.codes", |it| list(&it.retry.as_ref()?.status_codes)), "retry.codes"),
         retry("defaults.retry.grpcCodes", |it| list(&it.retry.as_ref()?.grpc_codes)),
         retry("defaults.retry.nonIdempotent", |it| Some(it.retry.as_ref()?.non_idempotent.to_string())),
+        session("sessionPersistence.type", |it| session_type(it.session.as_ref())),
+        session("sessionPersistence.sessionName", |it| session_name(it.session.as_ref())),
+        session("sessionPersistence.absoluteTimeout", |it| {
+            duration(it.session.as_ref()?.absolute_timeout.as_ref())
+        }),
+        session("sessionPersistence.idleTimeout", |it| duration(it.session.as_ref()?.idle_timeout.as_ref())),
+        session("sessionPersistence.cookieConfig.lifetimeType", |it| lifetime(it.session.as_ref())),
     ]
+}
+
+/// A part of a rule's own `sessionPersistence`, else of the policy's, either of which is taken whole.
+fn session(name: &'static str, value: fn(&v1::Rule) -> Option<String>) -> Line<v1::Rule> {
+    let line = policy(name, value).or_in(Level::Rule, name);
+    line.whole(Level::Policy, "sessionPersistence").whole(Level::Rule, "sessionPersistence")
 }
 
 /// What holds in the whole mesh. Its `defaults` are among those of every service.
@@ -246,6 +288,40 @@ fn cookie(key: &Key, value: impl Fn(&v1::Cookie) -> String) -> Option<String> {
 
 fn rate(policy: &v1::BackendPolicy) -> Option<&v1::SuccessRate> {
     policy.breaker.as_ref()?.success_rate.as_ref()
+}
+
+fn delay(hedging: Option<&v1::Hedging>) -> Option<String> {
+    match hedging?.after.as_ref()? {
+        After::Delay(delay) => Some(describe::duration(delay)),
+        After::Percentile(_) => None,
+    }
+}
+
+fn percentile(hedging: Option<&v1::Hedging>) -> Option<String> {
+    match hedging?.after.as_ref()? {
+        After::Delay(_) => None,
+        After::Percentile(number) => Some(number.to_string()),
+    }
+}
+
+fn session_type(session: Option<&v1::Session>) -> Option<String> {
+    let kind = match session?.carrier.as_ref()? {
+        Carrier::Cookie(_) => "Cookie",
+        Carrier::Header(_) => "Header",
+    };
+    Some(kind.to_owned())
+}
+
+fn session_name(session: Option<&v1::Session>) -> Option<String> {
+    match session?.carrier.as_ref()? {
+        Carrier::Cookie(cookie) => Some(cookie.name.clone()),
+        Carrier::Header(name) => Some(name.clone()),
+    }
+}
+
+fn lifetime(session: Option<&v1::Session>) -> Option<String> {
+    let Carrier::Cookie(cookie) = session?.carrier.as_ref()? else { return None };
+    Some(if cookie.ttl.is_some() { "Permanent" } else { "Session" }.to_owned())
 }
 
 fn positive(number: u32) -> Option<String> {

@@ -5,6 +5,7 @@
 
 mod filters;
 mod matches;
+mod session;
 #[cfg(test)]
 mod tests;
 
@@ -108,6 +109,9 @@ fn default_rule(rule: &mut HttpRouteRules) {
     }
     for found in matches {
         default_match(found);
+    }
+    if let Some(session) = &mut rule.session_persistence {
+        session::fill_defaults(session);
     }
     rule.filters.iter_mut().flatten().for_each(filters::default_filter);
     rule.backend_refs.iter_mut().flatten().for_each(default_backend);
@@ -269,8 +273,8 @@ pub(super) fn check_rule_apart_from_matches(
     if let Some(retry) = &rule.retry {
         check_retry(retry, &path.field("retry"), problems);
     }
-    if rule.session_persistence.is_some() {
-        problems.unsupported(&path.field("sessionPersistence"));
+    if let Some(session) = &rule.session_persistence {
+        session::check(session, &path.field("sessionPersistence"), problems);
     }
 }
 

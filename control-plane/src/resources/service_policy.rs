@@ -4,6 +4,9 @@
 //! is compiled, so that a better default reaches everybody who did not choose otherwise.
 
 mod balancing;
+mod connection;
+mod hedging;
+mod session;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
@@ -14,6 +17,9 @@ use super::problem::{FieldPath, Problems};
 use super::{Document, Kind, Resource};
 
 pub use balancing::{Hash, HashCookie, LoadBalancer, LoadBalancerType, SlowStart, ZonePreference};
+pub use connection::{Connection, Http1, Http2, TcpKeepalive};
+pub use hedging::Hedging;
+pub use session::{CookieConfig, CookieLifetime, SessionPersistence, SessionType};
 
 /// What holds where `minOpen` is not written.
 const DEFAULT_MIN_OPEN: Period = Period::from_millis(1000);
@@ -58,6 +64,12 @@ pub struct ServicePolicySpec {
     /// Timeouts and retries where no route says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<RequestDefaults>,
+    /// Sends a second attempt while the first is late. Default: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedging: Option<Hedging>,
+    /// Keeps the requests of one client with one endpoint, where no rule says how. Default: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// A service in the policy's own namespace.
@@ -127,24 +139,6 @@ pub struct SuccessRate {
     /// Switches the comparison off. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
-}
-
-/// Timeouts and age of connections between proxies.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Connection {
-    /// How long a TCP connection may take to be made. Default: 1s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connect_timeout: Option<Period>,
-    /// How long the TLS handshake may take. Default: 5s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls_handshake_timeout: Option<Period>,
-    /// How long an unused connection, or a silent stream, is kept. Default: 60s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub idle_timeout: Option<Period>,
-    /// How long a connection takes new requests. Default: 1h.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_age: Option<Period>,
 }
 
 /// How much one proxy worker may have under way to a service.
@@ -279,6 +273,12 @@ impl Document for ServicePolicy {
         if let Some(defaults) = &self.spec.defaults {
             defaults.check(&spec.field("defaults"), problems);
         }
+        if let Some(hedging) = &self.spec.hedging {
+            hedging.check(&spec.field("hedging"), problems);
+        }
+        if let Some(session) = &self.spec.session_persistence {
+            session.check(&spec.field("sessionPersistence"), problems);
+        }
     }
 
     fn wrap(self) -> Resource {
@@ -338,19 +338,6 @@ impl AdaptiveConcurrency {
         if self.recalibrate_every.is_some_and(|every| every < shortest || every > longest) {
             let message = format!("must be {shortest} to {longest}");
             problems.error(&path.field("recalibrateEvery"), message);
-        }
-    }
-}
-
-impl Connection {
-    fn check(&self, path: &FieldPath, problems: &mut Problems) {
-        for (name, period) in [
-            ("connectTimeout", self.connect_timeout),
-            ("tlsHandshakeTimeout", self.tls_handshake_timeout),
-            ("idleTimeout", self.idle_timeout),
-            ("maxAge", self.max_age),
-        ] {
-            refuse_zero(&path.field(name), period, problems);
         }
     }
 }

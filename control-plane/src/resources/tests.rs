@@ -221,6 +221,31 @@ fn a_policy_is_read_and_its_cross_field_rules_are_kept() {
             "spec.defaults.timeouts.backendRequest: must not be longer than request, 1s",
         ],
     );
+    let policy = |fields: &str| format!("{head}spec: {{targetRefs: [{{name: web}}], {fields}}}");
+    accepted(&policy("hedging: {percentile: 95, maxExtra: 2}, sessionPersistence: {}"));
+    for (fields, problem) in [
+        ("hedging: {}", "hedging: must have one of delay and percentile"),
+        ("hedging: {delay: 1s, percentile: 9}", "hedging: must have one of delay and percentile"),
+        ("hedging: {delay: 0s}", "hedging.delay: must be longer than 0s"),
+        ("hedging: {delay: 1s, maxExtra: 5}", "hedging.maxExtra: 5 is out of range, 1 to 4"),
+        ("sessionPersistence: {sessionName: 'a b'}", "sessionPersistence.sessionName: \"a b\" is not a name"),
+        ("sessionPersistence: {idleTimeout: 0s}", "sessionPersistence.idleTimeout: must be longer than 0s"),
+        (
+            "sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}",
+            "sessionPersistence.absoluteTimeout: is required for a Permanent cookie",
+        ),
+        (
+            "sessionPersistence: {type: Header, cookieConfig: {}}",
+            "sessionPersistence.cookieConfig: means something with the type Cookie alone",
+        ),
+        ("connection: {tcpKeepalive: {time: 999ms}}", "connection.tcpKeepalive.time: must be at least 1s"),
+        (
+            "connection: {http2: {initialStreamWindowBytes: 1}}",
+            "connection.http2.initialStreamWindowBytes: 1 is out of range, 65535 to 268435456",
+        ),
+    ] {
+        assert_problems(&policy(fields), &[&format!("spec.{problem}")]);
+    }
     let balanced =
         |fields: &str| format!("{head}spec: {{targetRefs: [{{name: web}}], loadBalancer: {{{fields}}}}}");
     accepted(&balanced("type: Hash, hash: {cookie: {name: user, ttl: 1h, path: /a}, maxLoadPercent: 125}"));

@@ -160,7 +160,7 @@ pub(super) fn gather(
 ) -> Option<usize> {
     candidates.clear();
     let mut due = None;
-    for (index, Member { endpoint, learned }) in members.iter().enumerate() {
+    for (index, Member { endpoint, learned, .. }) in members.iter().enumerate() {
         if !wish.allows(endpoint) {
             continue;
         }
@@ -176,7 +176,7 @@ pub(super) fn gather(
 impl Census {
     fn of(members: &[Member], port: u16, zone: &str, policy: &BackendPolicy, now: Instant) -> Self {
         let mut census = Self::default();
-        for Member { endpoint, learned } in members {
+        for Member { endpoint, learned, .. } in members {
             let breaker = learned.breaker.borrow();
             let closed = breaker.is_closed();
             let serves = endpoint.ports.contains(&port);

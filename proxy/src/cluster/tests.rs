@@ -321,6 +321,7 @@ fn an_endpoint_that_fails_far_more_often_than_its_peers_is_taken_out() {
     });
     let out: Vec<_> = bench.cluster.view(bench.now).filter(|view| view.breaker != Standing::Closed).collect();
     assert_eq!(out.iter().map(|view| &*view.endpoint.id).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(out[0].cause, Some(Cause::SuccessRate));
 }
 
 #[test]
@@ -512,6 +513,28 @@ fn a_request_without_a_key_goes_where_it_is_fast() {
     let mut bench = Bench::with(apart(&[1, 2]), hashed(None));
     let got = bench.send(500, |id| (GOOD, if id == "1" { ms(200) } else { ms(5) }));
     assert!(got["1"] <= 20, "{got:?}");
+}
+
+#[test]
+fn a_session_stays_with_its_endpoint_until_that_is_out() {
+    let mut bench = Bench::new(named(&["a", "b", "c"]));
+    let held = |bench: &mut Bench| {
+        let aim = Aim { held: Some(mark("b")), ..Aim::new(PORT, "elsewhere") };
+        let pick = bench.cluster.pick(&aim, bench.now, &mut bench.rng).unwrap();
+        (pick.endpoint.id.to_string(), pick.is_probe())
+    };
+    let home = ("b".to_owned(), false);
+    assert!((0..20).all(|_| held(&mut bench) == home));
+    bench.trip_and_wait("a");
+    assert_eq!(held(&mut bench), home, "another's probe does not take it away");
+    let time = bench.trip("b");
+    assert!((0..20).all(|_| held(&mut bench).0 != "b"));
+    bench.now += time;
+    assert_eq!(held(&mut bench), ("b".to_owned(), true), "its own is a request like others");
+    assert!(bench.cluster.has(mark("b")));
+    bench.update(set([endpoint("a"), Endpoint { healthy: false, ..endpoint("b") }]));
+    assert!(!bench.cluster.has(mark("b")));
+    assert_eq!(held(&mut bench).0, "a");
 }
 
 /// The share of `id` among `count` requests that take no time.

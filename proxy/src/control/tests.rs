@@ -44,6 +44,11 @@ pub(crate) fn backend_policy() -> v1::BackendPolicy {
         max_active: 4096,
         retry_budget_percent: 20,
         retry_budget_per_second: 10,
+        http2: Some(v1::Http2 {
+            max_streams: 100,
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 1 << 20,
+        }),
         ..v1::BackendPolicy::default()
     }
 }

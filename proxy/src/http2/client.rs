@@ -15,9 +15,10 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::pulse::Pulse;
-use super::{CONNECTION_WINDOW, Pipe, Received, SEND_BUFFER, STREAM_WINDOW, Tunnel};
+use super::{Pipe, Received, SEND_BUFFER, Tunnel};
 use crate::body::Body;
 use crate::incoming::Incoming;
+use crate::snapshot::Http2Policy;
 use crate::stream::Stream;
 use crate::strict::MAX_HEAD_BYTES;
 use crate::upgrade::Offer;
@@ -47,18 +48,19 @@ pub(crate) enum SendError {
     Lost(h2::Error),
 }
 
-/// Begins HTTP/2 on `stream`. The second part drives the connection and is to be spawned; `streams` is what is assumed
-/// of the peer until it says how many requests it takes at once.
+/// Begins HTTP/2 on `stream`. The second part drives the connection and is to be spawned. Until the peer says how many
+/// requests it takes at once, that is assumed to be as many as the policy sends.
 ///
 /// # Errors
 /// The connection broke.
 pub(crate) async fn handshake(
     stream: Stream,
-    streams: usize,
+    policy: Http2Policy,
 ) -> Result<(Client, impl Future<Output = Result<(), h2::Error>> + 'static), h2::Error> {
+    let streams = policy.max_streams as usize;
     let (sender, connection) = Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(policy.stream_window_bytes)
+        .initial_connection_window_size(policy.connection_window_bytes)
         .initial_max_send_streams(streams)
         .max_send_buffer_size(SEND_BUFFER)
         // An answer's head may be as big as a request's.

@@ -2,15 +2,27 @@
 
 use outrigger_api::{latency, v1};
 
+use super::Ejected;
 use super::series::{RequestData, SeriesKey};
 use super::snapshot::MetricsSnapshot;
 use crate::failure::Side;
+
+/// More endpoints than this are not told of in one report.
+const MAX_EJECTIONS: usize = 256;
 
 impl MetricsSnapshot {
     /// One edge per service, port, route and peer. What led to no service, or overflowed, is not an edge.
     pub fn load_report(&self) -> v1::LoadReport {
         let edges = self.requests.iter().filter_map(|(key, data)| edge(key, data)).collect();
-        v1::LoadReport { edges, ejections: Vec::new() }
+        let ejections = self.breakers.iter().flat_map(|(service, data)| {
+            data.ejected.iter().map(move |Ejected { endpoint, cause }| v1::Ejection {
+                service: Some(service.into()),
+                endpoint: endpoint.id.to_string(),
+                address: endpoint.address.to_string(),
+                reason: cause.as_str().to_owned(),
+            })
+        });
+        v1::LoadReport { edges, ejections: ejections.take(MAX_EJECTIONS).collect() }
     }
 }
 

@@ -16,6 +16,7 @@ pub fn render(sum: &MetricsSnapshot, facts: &ProxyFacts, format: Format) -> Stri
     tcp(&mut page, sum);
     connections(&mut page, sum);
     breakers(&mut page, sum);
+    hedges(&mut page, sum);
     rate_limits(&mut page, sum);
     access(&mut page, sum);
     events(&mut page, sum);
@@ -126,6 +127,7 @@ fn reason_text(reason: Reason) -> String {
         Reason::Failure(failure) => failure.name().to_owned(),
         Reason::Grpc(code) => format!("grpc-{code}"),
         Reason::Status(status) => format!("status-{status}"),
+        Reason::Late => "late".to_owned(),
         Reason::Other => "_other".to_owned(),
     }
 }
@@ -199,6 +201,20 @@ fn breakers(page: &mut Page, sum: &MetricsSnapshot) {
     );
     for (labels, data) in &series {
         page.gauge(labels, data.out);
+    }
+}
+
+fn hedges(page: &mut Page, sum: &MetricsSnapshot) {
+    let help = "Attempts beside a late one, by what became of them.";
+    page.family("outrigger_hedges", Kind::Counter, help);
+    let series = sorted(&sum.hedges, |(service, hedge)| {
+        Labels::new()
+            .with("service", service.name())
+            .with("namespace", service.namespace())
+            .with("result", hedge.as_str())
+    });
+    for (labels, count) in series {
+        page.counter(&labels, count);
     }
 }
 

@@ -166,6 +166,8 @@ pub(super) enum Reason {
     Failure(Failure),
     Grpc(u8),
     Status(u16),
+    /// It was late, and another was sent beside it.
+    Late,
     Other,
 }
 
@@ -175,7 +177,7 @@ impl Reason {
             (Some(failure), ..) => Self::Failure(failure),
             (None, Some(code), _) if code != 0 => Self::Grpc(code),
             (None, _, Some(status)) => Self::Status(status),
-            (None, _, None) => Self::Other,
+            (None, _, None) => Self::Late,
         }
     }
 }

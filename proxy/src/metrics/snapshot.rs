@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use outrigger_api::ServiceName;
 
 use super::series::{RequestData, SeriesKey, Table, TcpData};
-use super::{AccessKey, BreakerData, ConnectionKind, Event, Inner, LimitKey};
+use super::{AccessKey, BreakerData, ConnectionKind, Ejected, Event, Hedge, Inner, LimitKey};
 
 /// What one or several workers counted since they started.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,7 @@ pub struct MetricsSnapshot {
     pub(super) active: [u64; 2],
     pub(super) connections: HashMap<ConnectionKind, Connections>,
     pub(super) breakers: HashMap<ServiceName, BreakerData>,
+    pub(super) hedges: HashMap<(ServiceName, Hedge), u64>,
     pub(super) rate_limited: HashMap<LimitKey, u64>,
     pub(super) concurrency: HashMap<u16, u64>,
     pub(super) access: HashMap<AccessKey, u64>,
@@ -45,6 +46,7 @@ impl MetricsSnapshot {
             active: worker.active.each_ref().map(Cell::get),
             connections: connections.collect(),
             breakers: worker.breakers.borrow().clone(),
+            hedges: worker.hedges.borrow().clone(),
             rate_limited: worker.rate_limited.borrow().clone(),
             concurrency: worker.concurrency.borrow().clone(),
             access: worker.access.borrow().clone(),
@@ -64,7 +66,12 @@ impl MetricsSnapshot {
             ours.opened += theirs.opened;
             ours.closed += theirs.closed;
             ours.out += theirs.out;
+            let known =
+                |theirs: &Ejected| ours.ejected.iter().any(|ours| ours.endpoint.id == theirs.endpoint.id);
+            let news: Vec<Ejected> = theirs.ejected.into_iter().filter(|theirs| !known(theirs)).collect();
+            ours.ejected.extend(news);
         });
+        merge(&mut self.hedges, other.hedges, |ours, theirs| *ours += theirs);
         merge(&mut self.rate_limited, other.rate_limited, |ours, theirs| *ours += theirs);
         merge(&mut self.concurrency, other.concurrency, |ours, theirs| *ours += theirs);
         merge(&mut self.access, other.access, |ours, theirs| *ours += theirs);

@@ -235,8 +235,29 @@ fn busy() -> Metrics {
     metrics.detect_timeout(Side::Outbound);
     metrics.limit_reached(Side::Inbound, Limit::Head);
     metrics.breaker(&service("payments"), Transition::Opened(Duration::from_secs(1)));
-    metrics.breakers_open(&service("payments"), 1);
+    metrics.breakers_open(&service("payments"), vec![ejected()]);
+    metrics.hedge(&service("payments"), Hedge::Won);
     metrics
+}
+
+fn ejected() -> Ejected {
+    let endpoint = Endpoint {
+        id: "payments-1".into(),
+        address: "10.0.0.1:4743".parse().unwrap(),
+        identity: peer("payments"),
+        zone: "".into(),
+        healthy: true,
+        ports: vec![80],
+    };
+    Ejected { endpoint: Arc::new(endpoint), cause: Cause::Failures }
+}
+
+#[test]
+fn an_endpoint_that_is_out_is_told_of_once_whichever_workers_keep_it_out() {
+    let mut sum = busy().snapshot();
+    sum.merge(busy().snapshot());
+    let [ejection] = &sum.load_report().ejections[..] else { panic!("one endpoint is out") };
+    assert_eq!((&*ejection.endpoint, &*ejection.reason), ("payments-1", "failures in a row"));
 }
 
 #[tokio::test]

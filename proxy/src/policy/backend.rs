@@ -6,19 +6,22 @@ use std::time::Duration;
 use http::StatusCode;
 use outrigger_api::v1;
 
-use super::balancing;
 use super::problem::{Path, Problems};
+use super::{balancing, hedging, session};
 use crate::backoff::Backoff;
 use crate::budget::{DEFAULT_INTERVAL, DEFAULT_WINDOW};
 use crate::outlier::OutlierPolicy;
 use crate::retry::RetryPolicy;
-use crate::snapshot::{BackendPolicy, BreakerPolicy};
+use crate::snapshot::{BackendPolicy, BreakerPolicy, Http2Policy, TcpKeepalive};
 
 /// The longest duration that a message may carry (google.protobuf.Duration): 10,000 years. Any clock can add that.
 const LONGEST_SECONDS: i64 = 315_576_000_000;
 
 /// No request is tried more often than this on top of the first.
 const MOST_ATTEMPTS: u32 = 10;
+
+const SMALLEST_WINDOW: u32 = 65_535;
+const LARGEST_WINDOW: u32 = i32::MAX as u32;
 
 pub(super) fn policy(
     raw: Option<&v1::BackendPolicy>,
@@ -34,6 +37,9 @@ pub(super) fn policy(
     let idle_timeout = required(raw.idle_timeout.as_ref(), &path.field("idleTimeout"), problems);
     at_least_one(raw.max_connections, &path.field("maxConnections"), problems);
     at_least_one(raw.max_active, &path.field("maxActive"), problems);
+    let keepalive = path.field("tcpKeepalive");
+    let tcp_keepalive = raw.tcp_keepalive.as_ref().and_then(|raw| tcp_keepalive(raw, &keepalive, problems));
+    let http2 = http2(raw.http2.as_ref(), &path.field("http2"), problems);
     let breaker = raw.breaker.as_ref().and_then(|raw| breaker(raw, &path.field("breaker"), problems));
     Some(BackendPolicy {
         max_connection_age: optional(
@@ -62,6 +68,11 @@ pub(super) fn policy(
         request_timeout: optional(raw.request_timeout.as_ref(), &path.field("requestTimeout"), problems),
         attempt_timeout: optional(raw.attempt_timeout.as_ref(), &path.field("attemptTimeout"), problems),
         retry: retry(raw.retry.as_ref(), &path.field("retry"), problems),
+        hedging: hedging::read(raw.hedging.as_ref(), &path.field("hedging"), problems),
+        session: session::read(raw.session.as_ref(), &path.field("session"), problems).map(Arc::new),
+        tcp_keepalive,
+        http1_max_requests: (raw.http1_max_requests > 0).then_some(raw.http1_max_requests),
+        http2: http2?,
         slow_start: optional(raw.slow_start.as_ref(), &path.field("slowStart"), problems),
         zone_percent: (zone_percent > 0).then_some(zone_percent),
         hash,
@@ -91,6 +102,33 @@ fn breaker(raw: &v1::Breaker, path: &Path<'_>, problems: &mut Problems) -> Optio
         max_ejected_percent: raw.max_ejected_percent,
         outlier,
         panic_percent: raw.panic_threshold_percent,
+    })
+}
+
+fn tcp_keepalive(raw: &v1::TcpKeepalive, path: &Path<'_>, problems: &mut Problems) -> Option<TcpKeepalive> {
+    at_least_one(raw.probes, &path.field("probes"), problems);
+    let time = required(raw.time.as_ref(), &path.field("time"), problems);
+    let interval = required(raw.interval.as_ref(), &path.field("interval"), problems);
+    Some(TcpKeepalive { time: time?, interval: interval?, probes: raw.probes })
+}
+
+fn http2(raw: Option<&v1::Http2>, path: &Path<'_>, problems: &mut Problems) -> Option<Http2Policy> {
+    let raw = problems.present(raw, path)?;
+    at_least_one(raw.max_streams, &path.field("maxStreams"), problems);
+    for (name, bytes) in [
+        ("streamWindowBytes", raw.stream_window_bytes),
+        ("connectionWindowBytes", raw.connection_window_bytes),
+    ] {
+        // RFC 9113 section 6.9.1, and no less than what every connection begins with.
+        if !(SMALLEST_WINDOW..=LARGEST_WINDOW).contains(&bytes) {
+            let problem = format!("{bytes} is not {SMALLEST_WINDOW} to {LARGEST_WINDOW}");
+            problems.add(&path.field(name), problem);
+        }
+    }
+    Some(Http2Policy {
+        max_streams: raw.max_streams,
+        stream_window_bytes: raw.stream_window_bytes,
+        connection_window_bytes: raw.connection_window_bytes,
     })
 }
 

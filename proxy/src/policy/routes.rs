@@ -8,7 +8,7 @@ use v1::{backend, filter, path_match, value_match};
 
 use super::limits::limits;
 use super::problem::{Path, Problems};
-use super::{port_number, protocol, service_name};
+use super::{hedging, port_number, protocol, service_name, session};
 use crate::filter::{Filter, HeaderModifier};
 use crate::policy::backend::{optional, retry};
 use crate::route::{HeaderMatch, PathMatch, Pattern, Prefix, QueryMatch, RouteMatch, RouteTable, ValueMatch};
@@ -108,6 +108,8 @@ fn rule(raw: &v1::Rule, path: &Path<'_>, problems: &mut Problems) -> Rule {
         request_timeout: optional(raw.request_timeout.as_ref(), &path.field("requestTimeout"), problems),
         attempt_timeout: optional(raw.attempt_timeout.as_ref(), &path.field("attemptTimeout"), problems),
         retry: retry(raw.retry.as_ref(), &path.field("retry"), problems),
+        session: session::read(raw.session.as_ref(), &path.field("session"), problems).map(Box::new),
+        hedging: hedging::read(raw.hedging.as_ref(), &path.field("hedging"), problems),
         backends,
         rate_limits: limits(&raw.rate_limits, path, problems),
     }

@@ -53,6 +53,11 @@ fn backend_policy() -> v1::BackendPolicy {
         zone_percent: 60,
         slow_start: milliseconds(30_000),
         retry_budget_window: milliseconds(60_000),
+        http2: Some(v1::Http2 {
+            max_streams: 100,
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 1 << 20,
+        }),
         ..v1::BackendPolicy::default()
     }
 }
@@ -226,6 +231,46 @@ fn what_is_hashed_is_read_or_refused_with_its_field() {
     let mut absent = payments();
     absent.policy.as_mut().unwrap().balancer = v1::LoadBalancer::Hash as i32;
     assert_eq!(service(&absent).unwrap_err().problems[0].field, "service.policy.hash");
+}
+
+#[test]
+fn sessions_hedging_and_connections_are_refused_with_their_field() {
+    let with = |change: fn(&mut v1::BackendPolicy)| {
+        let mut raw = payments();
+        change(raw.policy.as_mut().unwrap());
+        service(&raw)
+            .map(|_| ())
+            .map_err(|error| error.problems.into_iter().map(|problem| problem.field).collect::<Vec<_>>())
+    };
+    assert_eq!(with(|policy| policy.session = Some(session("x-session"))), Ok(()));
+    assert_eq!(with(|policy| policy.hedging = hedging(1, 2)), Ok(()));
+    for (change, fields) in [
+        (
+            (|policy| policy.session = Some(session("x session"))) as fn(&mut v1::BackendPolicy),
+            &["session.header"][..],
+        ),
+        (|policy| policy.session = Some(v1::Session::default()), &["session.key", "session.carrier"]),
+        (|policy| policy.hedging = Some(v1::Hedging::default()), &["hedging.maxExtra", "hedging.after"]),
+        (|policy| policy.hedging = hedging(100, 1), &["hedging.percentile"]),
+        (|policy| policy.http2 = None, &["http2"]),
+        (|policy| policy.http2.as_mut().unwrap().stream_window_bytes = 1, &["http2.streamWindowBytes"]),
+        (
+            |policy| policy.tcp_keepalive = Some(v1::TcpKeepalive::default()),
+            &["tcpKeepalive.probes", "tcpKeepalive.time", "tcpKeepalive.interval"],
+        ),
+    ] {
+        let expected = fields.iter().map(|field| format!("service.policy.{field}")).collect();
+        assert_eq!(with(change), Err(expected));
+    }
+}
+
+fn session(header: &str) -> v1::Session {
+    let carrier = Some(v1::session::Carrier::Header(header.to_owned()));
+    v1::Session { carrier, key: b"key".to_vec(), ..v1::Session::default() }
+}
+
+fn hedging(percentile: u32, max_extra: u32) -> Option<v1::Hedging> {
+    Some(v1::Hedging { after: Some(v1::hedging::After::Percentile(percentile)), max_extra })
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(super) fn rule(name: &str) -> Rule {
         request_timeout: None,
         attempt_timeout: None,
         retry: None,
+        session: None,
+        hedging: None,
         backends: Vec::new(),
         rate_limits: RateLimits::default(),
     }

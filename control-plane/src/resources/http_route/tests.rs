@@ -286,7 +286,7 @@ fn what_this_version_cannot_do_is_refused_by_name_beside_its_own_mistakes() {
     );
     assert_problems(
         &route(
-            "  - filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}, percent: 101, fraction: {numerator: 5, denominator: 4}}}]\n    sessionPersistence: {}\n",
+            "  - filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}, percent: 101, fraction: {numerator: 5, denominator: 4}}}]\n    sessionPersistence: {type: Header, sessionName: 'a b', idleTimeout: 0s, cookieConfig: {lifetimeType: Permanent}}\n",
         ),
         &[
             "spec.rules[0].filters[0].requestMirror.backendRef.port: is required for a Service",
@@ -294,7 +294,10 @@ fn what_this_version_cannot_do_is_refused_by_name_beside_its_own_mistakes() {
             "spec.rules[0].filters[0].requestMirror.percent: 101 is out of range",
             "spec.rules[0].filters[0].requestMirror.fraction.numerator: must be 0 to the denominator, 4",
             "spec.rules[0].filters[0].requestMirror: is not supported by this version",
-            "spec.rules[0].sessionPersistence: is not supported by this version",
+            "spec.rules[0].sessionPersistence.sessionName: \"a b\" is not a name",
+            "spec.rules[0].sessionPersistence.idleTimeout: must be longer than 0s",
+            "spec.rules[0].sessionPersistence.absoluteTimeout: is required for a Permanent cookie",
+            "spec.rules[0].sessionPersistence.cookieConfig: means something with the type Cookie alone",
         ],
     );
     let warned = warnings(&route(

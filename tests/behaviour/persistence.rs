@@ -1,0 +1,177 @@
+//! Sessions: the requests of one client stay with one endpoint (GEP-1619).
+
+use std::collections::HashSet;
+
+use outrigger_tests::app::http::always;
+use outrigger_tests::{Answer, Mesh, eventually};
+
+use crate::documents::{policy, route, service};
+
+async fn three(session: &str) -> Mesh {
+    let rules = format!("- sessionPersistence: {session}\n  backendRefs: [{{name: api, port: 80}}]");
+    Mesh::builder()
+        .service("api", always(200))
+        .instances(3)
+        .client("web")
+        .client("shop")
+        .policy(&route("api", "api", &rules))
+        .start()
+        .await
+}
+
+/// The cookie that the answer sets, as the next request carries it.
+fn cookie(answer: &Answer) -> String {
+    answer.header("set-cookie").split(';').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_cookie_keeps_a_client_where_it_was() {
+    let mesh = three("{sessionName: s}").await;
+    let web = mesh.client("web");
+    let mut homes = HashSet::new();
+    for _ in 0..12 {
+        let first = web.get("http://api/").await;
+        let set = first.header("set-cookie");
+        assert!(set.starts_with("s=") && set.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{set}");
+        for _ in 0..4 {
+            let again = web.get_with("http://api/", &[("cookie", &cookie(&first))]).await;
+            assert_eq!((again.instance(), again.header("set-cookie")), (first.instance(), ""));
+        }
+        homes.insert(first.instance().to_owned());
+    }
+    assert!(homes.len() > 1, "clients without a session are balanced: {homes:?}");
+}
+
+#[tokio::test]
+async fn every_proxy_understands_the_token() {
+    let mesh = three("{sessionName: s}").await;
+    let first = mesh.client("web").get("http://api/").await;
+    for _ in 0..6 {
+        let again = mesh.client("shop").get_with("http://api/", &[("cookie", &cookie(&first))]).await;
+        assert_eq!(again.instance(), first.instance());
+    }
+}
+
+#[tokio::test]
+async fn a_header_keeps_a_client_where_it_was() {
+    let mesh = three("{type: Header, sessionName: x-session}").await;
+    let web = mesh.client("web");
+    let first = web.get("http://api/").await;
+    let mut token = first.header("x-session").to_owned();
+    assert_ne!(token, "");
+    for _ in 0..6 {
+        let again = web.get_with("http://api/", &[("x-session", &token)]).await;
+        assert_eq!(again.instance(), first.instance());
+        token = again.header("x-session").to_owned();
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_made_up_or_whose_endpoint_is_gone_leads_to_a_new_choice() {
+    let mut mesh = three("{sessionName: s}").await;
+    let web = mesh.client("web");
+    for forged in ["s=", "s=x", &format!("s={}", "0".repeat(72)), "s=127.0.0.1:80"] {
+        let answer = web.get_with("http://api/", &[("cookie", forged)]).await;
+        assert_eq!(answer.status, 200);
+        assert_ne!(answer.header("set-cookie"), "", "{forged}");
+    }
+    let first = web.get("http://api/").await;
+    let number = first.instance().trim_start_matches("api-").parse().unwrap();
+    let held = cookie(&first);
+    mesh.instance_mut("api", number).drain().await;
+    eventually("another endpoint takes over", || async {
+        let answer = web.get_with("http://api/", &[("cookie", &held)]).await;
+        if answer.status == 200 && answer.instance() != first.instance() && cookie(&answer) != held {
+            Ok(())
+        } else {
+            Err(format!("{answer:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_existing_session_beats_weights_even_weight_zero() {
+    let split = |one: u32, two: u32| {
+        let rules = format!(
+            "- sessionPersistence: {{sessionName: s}}\n  backendRefs: [{{name: one, port: 80, weight: {one}}}, {{name: two, port: 80, weight: {two}}}]"
+        );
+        service("api") + &route("api", "api", &rules)
+    };
+    let mesh = Mesh::builder()
+        .service("one", always(200))
+        .instances(2)
+        .service("two", always(200))
+        .client("web")
+        .policy(&split(1, 0))
+        .start()
+        .await;
+    let web = mesh.client("web");
+    let first = web.get("http://api/").await;
+    assert!(first.instance().starts_with("one-"), "{first:?}");
+    mesh.apply(&split(0, 1)).await;
+    eventually("new clients go to the other", || async {
+        let answer = web.get("http://api/").await;
+        if answer.instance() == "two-0" { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    for _ in 0..6 {
+        let again = web.get_with("http://api/", &[("cookie", &cookie(&first))]).await;
+        assert_eq!(again.instance(), first.instance(), "an existing session stays");
+    }
+}
+
+#[tokio::test]
+async fn rules_share_no_session_even_under_one_name() {
+    let rule = |path: &str| {
+        format!(
+            "- matches: [{{path: {{type: PathPrefix, value: {path}}}}}]\n  sessionPersistence: {{sessionName: s}}\n  backendRefs: [{{name: api, port: 80}}]\n"
+        )
+    };
+    let rules = rule("/a") + &rule("/b");
+    let mesh = Mesh::builder()
+        .service("api", always(200))
+        .instances(2)
+        .client("web")
+        .policy(&route("api", "api", &rules))
+        .start()
+        .await;
+    let web = mesh.client("web");
+    let first = web.get("http://api/a").await;
+    let held = cookie(&first);
+    assert_eq!(web.get_with("http://api/a", &[("cookie", &held)]).await.header("set-cookie"), "");
+    assert_ne!(web.get_with("http://api/b", &[("cookie", &held)]).await.header("set-cookie"), "");
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_absolute_timeout() {
+    let mesh = three("{sessionName: s, absoluteTimeout: 1s, cookieConfig: {lifetimeType: Permanent}}").await;
+    let web = mesh.client("web");
+    let first = web.get("http://api/").await;
+    assert!(first.header("set-cookie").contains("; Max-Age=1; "), "{first:?}");
+    let held = cookie(&first);
+    eventually("the session is over", || async {
+        match web.get_with("http://api/", &[("cookie", &held)]).await.header("set-cookie") {
+            "" => Err("it goes on".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_policy_keeps_the_sessions_of_a_service_without_routes() {
+    let policy = policy("api", "sessionPersistence: {idleTimeout: 1h}");
+    let mesh =
+        Mesh::builder().service("api", always(200)).instances(3).client("web").policy(&policy).start().await;
+    let web = mesh.client("web");
+    let first = web.get("http://api/").await;
+    assert!(first.header("set-cookie").starts_with("outrigger-session-"), "{first:?}");
+    let mut held = cookie(&first);
+    for _ in 0..6 {
+        let again = web.get_with("http://api/", &[("cookie", &held)]).await;
+        assert_eq!(again.instance(), first.instance());
+        held = cookie(&again);
+        assert_ne!(held, "", "each request moves the end of the session");
+    }
+}
