@@ -55,6 +55,23 @@ pub struct ProxyStatus {
     /// The last update that it refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_refusal: Option<Refusal>,
+    /// The endpoints that it leaves alone, as it last said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ejected: Vec<EjectedEndpoint>,
+}
+
+/// An endpoint that a proxy leaves alone for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EjectedEndpoint {
+    /// `NAME.NAMESPACE`.
+    pub service: String,
+    /// Its id.
+    pub endpoint: String,
+    /// Where its proxy listens.
+    pub address: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The policy of one service at one proxy, as revisions of the store.

@@ -59,6 +59,16 @@ async fn it_opens_after_so_many_failures_in_a_row() {
     assert_eq!(mesh.instance("api", 0).record().attempts(), 5, "an open breaker lets nothing through");
     assert_eq!(transitions(&mesh, "open").await, 1.0);
     assert_eq!(mesh.metrics("web").await.sum("outrigger_breaker_open", &[("service", "api")]), 1.0);
+    eventually("the control plane knows which", || async {
+        let proxies = mesh.list("/v1/proxies").await;
+        let ejected: Vec<_> =
+            proxies.iter().filter_map(|proxy| proxy["ejected"].as_array()).flatten().collect();
+        match &ejected[..] {
+            [one] if one["service"] == "api.shop" && one["reason"] == "failures in a row" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -83,8 +83,12 @@ impl<'a> Effective<'a> {
                 .http1
                 .and_then(|http1| http1.max_requests_per_connection)
                 .unwrap_or(0),
-            ..v1::BackendPolicy::default()
         }
+    }
+
+    /// Sessions of the rules that have none of their own, and of a service without routes.
+    pub(super) fn session(&self) -> Option<v1::Session> {
+        self.policy.and_then(session::of_policy)
     }
 }
 
@@ -94,13 +98,6 @@ pub(crate) fn policy_of<'a>(
     service: &ServiceName,
 ) -> Option<(&'a (String, String), &'a ServicePolicy)> {
     model.policies(service).min_by_key(|(key, policy)| (Age::of(&policy.metadata), *key))
-}
-
-impl Effective<'_> {
-    /// Sessions of the rules that have none of their own, and of a service without routes.
-    pub(super) fn session(&self) -> Option<v1::Session> {
-        self.policy.and_then(session::of_policy)
-    }
 }
 
 /// The ServicePolicy that says how many retries the service can bear, by its name.

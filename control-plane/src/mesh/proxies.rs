@@ -17,13 +17,15 @@ use crate::compile::World;
 use crate::discovery::{ProxyId, Registration, RegistrationError};
 use crate::lease::{Demand, Lease};
 use crate::push::outbox::{Outbox, Sources};
-use crate::status::{ProxyStatus, Refusal, rfc3339};
+use crate::status::{EjectedEndpoint, ProxyStatus, Refusal, rfc3339};
 
 /// Proxies at most.
 const MAX_PROXIES: usize = 65_536;
 /// Proxies whose stream is lost are shown for this long, and no more than so many of them.
 const SHOWN_AFTER_LOSS: Duration = Duration::from_secs(600);
 const MAX_LOST: usize = 1_024;
+/// Endpoints that one proxy may say it leaves alone.
+const MAX_EJECTED: usize = 256;
 /// Characters of a text from a proxy that are kept.
 const MAX_TEXT: usize = 1_024;
 /// Limits that a proxy may speak of in one message.
@@ -52,6 +54,7 @@ struct Proxy {
     connected_since: SystemTime,
     lost_since: Option<SystemTime>,
     last_refusal: Option<Refusal>,
+    ejected: Vec<EjectedEndpoint>,
     outbox: Outbox,
 }
 
@@ -182,6 +185,7 @@ impl Proxy {
             up_to_date: self.lost_since.is_none() && self.outbox.is_settled(),
             services: self.outbox.versions(),
             last_refusal: self.last_refusal.clone(),
+            ejected: self.ejected.clone(),
         }
     }
 }
@@ -229,6 +233,7 @@ impl State {
             connected_since: wall,
             lost_since: None,
             last_refusal: before.and_then(|before| before.last_refusal),
+            ejected: Vec::new(),
             outbox,
         };
         self.proxies.all.insert(id, proxy);
@@ -275,7 +280,9 @@ impl State {
                 self.registry.set_healthy(&session.id, health.healthy);
                 return true;
             }
-            Message::Load(report) => {
+            Message::Load(mut report) => {
+                let ejections = std::mem::take(&mut report.ejections);
+                proxy.ejected = ejections.into_iter().take(MAX_EJECTED).filter_map(ejected).collect();
                 let source = match &proxy.registration {
                     Some(registration) => registration.service.to_string(),
                     None => proxy.identity.to_string(),
@@ -335,6 +342,16 @@ impl State {
             self.cache.forget(&unused);
         }
     }
+}
+
+fn ejected(raw: v1::Ejection) -> Option<EjectedEndpoint> {
+    let name = raw.service?;
+    Some(EjectedEndpoint {
+        service: ServiceName::new(&name.namespace, &name.name).ok()?.to_string(),
+        endpoint: shortened(raw.endpoint),
+        address: shortened(raw.address),
+        reason: shortened(raw.reason),
+    })
 }
 
 fn shortened(text: String) -> String {

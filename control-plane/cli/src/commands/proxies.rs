@@ -1,6 +1,6 @@
 //! `outrigger proxies`: who the proxies are, and which policy they run.
 
-use outrigger_control_plane::status::ProxyStatus;
+use outrigger_control_plane::status::{EjectedEndpoint, ProxyStatus};
 
 use crate::client::{Api, ApiArgs};
 use crate::failure::Stop;
@@ -15,7 +15,8 @@ Examples:
   outrigger proxies -o json | jq '.[] | select(.upToDate | not)'
 
 POLICY is current when the proxy has acknowledged everything there is for it, and refused when it could not
-apply the last update: it then keeps the one before, and the reason is shown.")]
+apply the last update: it then keeps the one before, and the reason is shown. Below the table stand the endpoints
+that a proxy leaves alone because they fail (circuit breaker).")]
 pub(crate) struct ProxiesArgs {
     #[command(flatten)]
     output: OutputArgs,
@@ -70,6 +71,10 @@ fn table(proxies: &[ProxyStatus]) -> String {
             let (who, when) = (&proxy.identity, &refusal.when);
             text.push_str(&format!("\n{who} refused {} at {when}: {}\n", refusal.resource, refusal.reason));
         }
+        for EjectedEndpoint { service, endpoint, address, reason } in &proxy.ejected {
+            let who = &proxy.identity;
+            text.push_str(&format!("\n{who} leaves {endpoint} of {service} at {address} alone: {reason}\n"));
+        }
     }
     text
 }
@@ -119,5 +124,17 @@ pub(crate) mod tests {
             anstream::adapter::strip_str(&table(&[proxy("spiffe://t/ns/shop/sa/a"), bad])).to_string();
         assert!(shown.contains("current") && shown.contains("refused"), "{shown}");
         assert!(shown.ends_with("refused service payments.shop at now: no such filter\n"), "{shown}");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_left_alone_is_shown_with_why() {
+        let mut careful = proxy("spiffe://t/ns/shop/sa/web");
+        careful.ejected = serde_json::from_value(serde_json::json!([{
+            "service": "payments.shop", "endpoint": "p-1", "address": "10.0.0.1:4743", "reason": "failures in a row"
+        }]))
+        .unwrap();
+        let shown = anstream::adapter::strip_str(&table(&[careful])).to_string();
+        let line = "sa/web leaves p-1 of payments.shop at 10.0.0.1:4743 alone: failures in a row\n";
+        assert!(shown.ends_with(line), "{shown}");
     }
 }
