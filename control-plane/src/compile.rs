@@ -16,6 +16,7 @@ mod attach;
 mod backend;
 mod balancing;
 mod conditions;
+mod external;
 mod filter;
 mod grant;
 mod mesh;
@@ -63,7 +64,11 @@ impl Compiled {
     /// Whether both say the same, from whichever revision.
     pub(crate) fn says_the_same_as(&self, other: &Self) -> bool {
         let (a, b) = (&self.message, &other.message);
-        a.name == b.name && a.ports == b.ports && a.policy == b.policy && a.addresses == b.addresses
+        a.name == b.name
+            && a.ports == b.ports
+            && a.policy == b.policy
+            && a.addresses == b.addresses
+            && a.external == b.external
     }
 }
 
@@ -78,6 +83,7 @@ pub(crate) fn compile(world: World<'_>, service: &ServiceName, client_namespace:
             ports: Vec::with_capacity(facts.ports.len()),
             policy: Some(policy.backend_policy()),
             addresses: facts.addresses.iter().map(ToString::to_string).collect(),
+            external: external::of(world.model, service, &facts.ports),
         },
         backends: BTreeSet::new(),
         dependencies: BTreeSet::from([service.clone()]),

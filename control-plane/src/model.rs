@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrigger_api::ServiceName;
 
 use crate::resources::{
-    AccessPolicy, Documents, MeshConfig, RateLimitPolicy, Reach, Service, ServicePolicy, TargetRef,
-    XBackendTrafficPolicy,
+    AccessPolicy, BackendTlsPolicy, Documents, MeshConfig, RateLimitPolicy, Reach, Service, ServicePolicy,
+    TargetRef, XBackendTrafficPolicy,
 };
 
 pub(crate) use route::{Route, RouteKey, RouteKind};
@@ -32,7 +32,10 @@ pub(crate) struct Model {
     policies: HashMap<ServiceName, BTreeSet<Key>>,
     rate_limits: HashMap<ServiceName, BTreeSet<Key>>,
     traffic_policies: HashMap<ServiceName, BTreeSet<Key>>,
+    tls_policies: HashMap<ServiceName, BTreeSet<Key>>,
     addresses: HashMap<IpAddr, ServiceName>,
+    /// By host, the services that stand for it.
+    hosts: HashMap<String, BTreeSet<ServiceName>>,
 }
 
 /// What a new revision is about.
@@ -42,6 +45,8 @@ pub(crate) struct ModelChange {
     pub(crate) services: BTreeSet<ServiceName>,
     /// Addresses that lead somewhere else now.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Hosts outside the mesh that other services stand for now.
+    pub(crate) hosts: BTreeSet<String>,
     /// The settings of the mesh changed; they hold for every service.
     pub(crate) mesh: bool,
     /// Whose callers are let in by other rules.
@@ -89,6 +94,12 @@ impl Model {
             ModelChange { mesh: old.mesh_config != documents.mesh_config, ..ModelChange::default() };
         for (name, before, after) in changed(&old.services, &documents.services) {
             change.services.insert(name.clone());
+            self.reindex_host(
+                name,
+                before.and_then(|it| host(it)),
+                after.and_then(|it| host(it)),
+                &mut change,
+            );
             let before: BTreeSet<IpAddr> =
                 before.into_iter().flat_map(|service| addresses(service)).collect();
             let after: BTreeSet<IpAddr> = after.into_iter().flat_map(|service| addresses(service)).collect();
@@ -124,6 +135,11 @@ impl Model {
             let after = after.map(|policy| traffic_targets(policy)).unwrap_or_default();
             reindex(&mut self.traffic_policies, key, before, after, &mut change.services);
         }
+        for (key, before, after) in changed(&old.backend_tls_policies, &documents.backend_tls_policies) {
+            let before = before.map(|policy| tls_targets(policy)).unwrap_or_default();
+            let after = after.map(|policy| tls_targets(policy)).unwrap_or_default();
+            reindex(&mut self.tls_policies, key, before, after, &mut change.services);
+        }
         for (_, before, after) in changed(&old.access_policies, &documents.access_policies) {
             before.into_iter().chain(after).for_each(|policy| change.access.note(policy));
         }
@@ -152,6 +168,31 @@ impl Model {
             let parents =
                 |route: Option<Arc<Route>>| route.iter().flat_map(|route| route.parents()).collect();
             reindex(&mut self.attached, &key, parents(before), parents(after), &mut change.services);
+        }
+    }
+
+    fn reindex_host(
+        &mut self,
+        service: &ServiceName,
+        before: Option<String>,
+        after: Option<String>,
+        change: &mut ModelChange,
+    ) {
+        if before == after {
+            return;
+        }
+        if let Some(host) = before {
+            if let Some(services) = self.hosts.get_mut(&host) {
+                services.remove(service);
+                if services.is_empty() {
+                    self.hosts.remove(&host);
+                }
+            }
+            change.hosts.insert(host);
+        }
+        if let Some(host) = after {
+            self.hosts.entry(host.clone()).or_default().insert(service.clone());
+            change.hosts.insert(host);
         }
     }
 
@@ -205,6 +246,22 @@ impl Model {
         let policies = self.documents.access_policies.range(from..);
         let own = policies.take_while(move |((of, _), _)| *of == namespace);
         own.map(|(_, policy)| policy.as_ref())
+    }
+
+    /// The policies for TLS towards the service, by namespace and name.
+    pub(crate) fn tls_policies(
+        &self,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = (&Key, &BackendTlsPolicy)> {
+        let keys = self.tls_policies.get(service).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.documents.backend_tls_policies.get(key)?.as_ref())))
+    }
+
+    /// The service that stands for a host outside the mesh, for callers in `namespace`: one of their own if there is
+    /// one, else the first by name.
+    pub(crate) fn service_for_host(&self, host: &str, namespace: &str) -> Option<&ServiceName> {
+        let services = self.hosts.get(host)?;
+        services.iter().find(|service| service.namespace() == namespace).or_else(|| services.first())
     }
 
     /// The service whose cluster address this is.
@@ -286,6 +343,19 @@ fn traffic_targets(policy: &XBackendTrafficPolicy) -> BTreeSet<ServiceName> {
 pub(crate) fn requires_grants(documents: &Documents) -> bool {
     let routing = documents.mesh_config.as_ref().and_then(|mesh| mesh.spec.routing.as_ref());
     routing.and_then(|routing| routing.require_reference_grants).unwrap_or(false)
+}
+
+fn tls_targets(policy: &BackendTlsPolicy) -> BTreeSet<ServiceName> {
+    let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+    let targets = policy.spec.target_refs.iter();
+    targets.filter_map(|target| ServiceName::new(namespace, &target.name).ok()).collect()
+}
+
+/// The host outside the mesh that a service stands for, as it is compared: in lower case, without a final dot.
+pub(crate) fn host(service: &Service) -> Option<String> {
+    let spec = service.spec.as_ref().filter(|spec| spec.type_.as_deref() == Some("ExternalName"))?;
+    let host = spec.external_name.as_deref()?;
+    Some(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
 }
 
 /// A service's cluster addresses. A headless one (`None`) has none.

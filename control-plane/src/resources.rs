@@ -15,6 +15,7 @@ mod backend_tls_policy;
 mod backend_traffic_policy;
 mod documents;
 mod duration;
+mod egress;
 mod fault_injection;
 mod gateway;
 mod grpc_route;
@@ -49,6 +50,7 @@ pub use access_policy::{
 };
 pub use documents::{ByName, Documents};
 pub use duration::{Period, PeriodError};
+pub use egress::{Egress, EgressMode};
 pub use fault_injection::{FaultInjection, FaultInjectionSpec};
 pub use gateway_api::backendtlspolicies::BackendTlsPolicy;
 pub use gateway_api::experimental::gateways::Gateway;
@@ -78,6 +80,7 @@ pub use service_policy::{
 };
 
 pub(crate) use access_policy::Reach;
+pub(crate) use egress::network;
 pub(crate) use metadata::{is_label, is_subdomain};
 pub(crate) use problem::{FieldPath, Problems};
 pub(crate) use schema::of as schema_of;

@@ -110,6 +110,14 @@ pub struct ProxyArgs {
     #[arg(long, env = "OUTRIGGER_DETECT_TIMEOUT", value_name = "DURATION")]
     pub detect_timeout: Option<String>,
 
+    /// Name server for hosts outside the mesh [default: those of the machine]
+    #[arg(long, env = "OUTRIGGER_DNS", value_name = "IP:PORT")]
+    pub dns: Option<String>,
+
+    /// PEM file of certificate authorities that prove servers outside the mesh, beside those of the machine
+    #[arg(long, env = "OUTRIGGER_OUTSIDE_ROOTS", value_name = "FILE")]
+    pub outside_roots: Option<String>,
+
     /// OTLP/gRPC collector for spans; MeshConfig's wins. OTEL_EXPORTER_OTLP_ENDPOINT is read, too
     #[arg(long, env = "OUTRIGGER_OTLP_ENDPOINT", value_name = "http://HOST:PORT")]
     pub otlp_endpoint: Option<String>,
@@ -151,6 +159,8 @@ impl ProxyArgs {
             ("zone", one(&self.zone)),
             ("drain-timeout", one(&self.drain_timeout)),
             ("detect-timeout", one(&self.detect_timeout)),
+            ("dns", one(&self.dns)),
+            ("outside-roots", one(&self.outside_roots)),
             ("otlp-endpoint", one(&otlp)),
             ("sampling", one(&self.sampling)),
             ("access-log", one(&self.access_log)),

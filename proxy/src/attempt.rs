@@ -118,13 +118,12 @@ impl Way<'_> {
         &self,
         transport: Transport,
     ) -> impl Future<Output = Result<crate::stream::Stream, Failure>> + 'static {
-        let material = self.worker.identities.current();
+        let credentials = self.worker.credentials();
         let metrics = self.worker.recorder.metrics.clone();
         let (endpoint, service) = (self.endpoint.clone(), self.upstream.name.clone());
         let (port, policy) = (self.port, self.policy.clone());
         async move {
-            let Some(material) = material else { return Err(Failure::TlsHandshake) };
-            let dialed = peer::dial(&material, &endpoint, &service, port, transport, &policy).await;
+            let dialed = peer::dial(&credentials, &endpoint, &service, port, transport, &policy).await;
             if let Err(failure) = dialed {
                 peer::count_failure(&metrics, failure);
             }

@@ -59,6 +59,10 @@ pub struct ProxyConfig {
     pub zone: String,
     /// How long a shutdown waits for requests under way.
     pub drain_timeout: Duration,
+    /// Who is asked for hosts outside the mesh; `None`: whom the machine asks.
+    pub dns: Option<SocketAddr>,
+    /// More certificate authorities that prove servers outside the mesh.
+    pub outside_roots: Option<PathBuf>,
     /// `http://HOST:PORT` of a collector, unless the mesh names another.
     pub otlp_endpoint: Option<String>,
     /// Overrides the mesh's share of sampled traces, 0 to 1.
@@ -161,6 +165,8 @@ impl ProxyConfig {
             "workers": self.workers,
             "zone": self.zone,
             "drainTimeout": parse::duration_text(self.drain_timeout),
+            "dns": self.dns,
+            "outsideRoots": self.outside_roots,
             "otlpEndpoint": self.otlp_endpoint,
             "sampling": self.sampling,
             "accessLog": parse::access_log_name(&self.access_log),
@@ -224,6 +230,8 @@ fn read(settings: &mut Settings) -> ProxyConfig {
         workers: settings.one("workers", parse::workers).unwrap_or(NonZeroUsize::MIN),
         zone: settings.one("zone", parse::zone).unwrap_or_default(),
         drain_timeout: settings.one("drain-timeout", parse::duration).unwrap_or(Duration::from_secs(30)),
+        dns: settings.one("dns", parse::reachable_address),
+        outside_roots: settings.one("outside-roots", parse::path),
         otlp_endpoint: settings.one("otlp-endpoint", parse::otlp_endpoint),
         sampling: settings.one("sampling", parse::ratio),
         access_log: settings.one("access-log", parse::access_log).unwrap_or_default(),

@@ -27,6 +27,7 @@ mod fleet;
 mod keeping;
 mod ledger;
 mod link;
+mod lookups;
 mod model;
 pub(crate) mod readiness;
 pub(crate) mod reason;
@@ -59,6 +60,7 @@ use self::dial::Dialer;
 use self::fleet::Fleet;
 use self::keeping::Keeping;
 use self::link::{Link, Waits};
+use self::lookups::Lookups;
 use self::model::Model;
 use self::readiness::Readiness;
 use self::reason::reason;
@@ -70,6 +72,7 @@ use crate::identity::Identities;
 use crate::identity::issue::Account;
 use crate::identity::keeper::Keeper;
 use crate::report::{self, LoadSource};
+use crate::resolver::Resolver;
 use crate::snapshot::{Protocol, Snapshots};
 use crate::state::{State, StateError, StateSettings};
 
@@ -122,6 +125,8 @@ pub struct ControlInputs {
     pub rng: StdRng,
     /// The totals of all workers.
     pub load: LoadSource,
+    /// Who is asked for hosts outside the mesh; `None`: whom the machine asks.
+    pub dns: Option<SocketAddr>,
 }
 
 /// The running control side. Dropping it stops every task at once and without a goodbye.
@@ -193,7 +198,7 @@ fn start_with(mut inputs: ControlInputs, waits: Waits) -> Result<ControlHandle, 
     keeper.restore();
 
     let mut conversation = Conversation {
-        model: restore_policy(state.as_ref()),
+        model: restore_policy(&inputs.namespace, state.as_ref()),
         snapshots: inputs.snapshots.clone(),
         identities: identities.clone(),
         readiness: readiness.clone(),
@@ -207,8 +212,12 @@ fn start_with(mut inputs: ControlInputs, waits: Waits) -> Result<ControlHandle, 
         names: Waiting::default(),
         addresses: Waiting::default(),
         missing_addresses: HashMap::new(),
+        hosts: Waiting::default(),
+        missing_hosts: HashMap::new(),
+        lookups: Lookups::new(Resolver::new(inputs.dns)),
         evicted: Vec::new(),
         asked_addresses: Vec::new(),
+        asked_hosts: Vec::new(),
         fleet: Fleet::default(),
         keeping: Keeping::new(state),
         swept: 0,
@@ -244,8 +253,8 @@ fn start_with(mut inputs: ControlInputs, waits: Waits) -> Result<ControlHandle, 
 }
 
 /// The policy of an earlier life. What cannot be used is skipped: the control plane will say it again.
-fn restore_policy(state: Option<&State>) -> Model {
-    let mut model = Model::default();
+fn restore_policy(namespace: &str, state: Option<&State>) -> Model {
+    let mut model = Model::new(namespace);
     match state.map(State::load_policy) {
         None | Some(Ok(None)) => {}
         Some(Ok(Some(messages))) => {

@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, Uri, Version, header, request};
 use outrigger_api::ServiceName;
 
 use crate::failure::Failure;
+use crate::outside::is_host;
 
 /// The port meant by an authority without one.
 const DEFAULT_PORT: u16 = 80;
@@ -85,6 +86,26 @@ pub(crate) fn service(authority: &Authority, own_namespace: &str) -> Result<(Ser
     Ok((name, port))
 }
 
+/// The host outside the mesh that an authority names, in lower case and without a final dot or brackets, and its port.
+///
+/// # Errors
+/// [`Failure::NoRoute`]: it cannot be the name of a host.
+pub(crate) fn host(authority: &Authority) -> Result<(String, u16), Failure> {
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let bare = bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase();
+    if !is_host(&bare) {
+        return Err(Failure::NoRoute);
+    }
+    let port = match authority.as_str().strip_prefix(host) {
+        Some("") => DEFAULT_PORT,
+        // The library passes over a port that is none, such as 99999.
+        Some(rest) => rest.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or(Failure::BadRequest)?,
+        None => return Err(Failure::BadRequest),
+    };
+    Ok((bare, port))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,5 +172,18 @@ mod tests {
         assert_eq!(of("/x", Some("")), Err(Failure::BadRequest));
         assert_eq!(of("/x", Some("www.example.com")), Err(Failure::NoRoute));
         assert_eq!(of("/x", Some("[::1]:80")), Err(Failure::NoRoute));
+    }
+
+    #[test]
+    fn a_host_outside_is_a_name_with_a_dot_or_an_address() {
+        let of = |text: &str| host(&text.parse().unwrap());
+        assert_eq!(of("API.example.com"), Ok(("api.example.com".to_owned(), 80)));
+        assert_eq!(of("api.example.com.:8443"), Ok(("api.example.com".to_owned(), 8443)));
+        assert_eq!(of("192.0.2.7:81"), Ok(("192.0.2.7".to_owned(), 81)));
+        assert_eq!(of("[2001:db8::7]:81"), Ok(("2001:db8::7".to_owned(), 81)));
+        assert_eq!(of("[2001:db8::7]"), Ok(("2001:db8::7".to_owned(), 80)));
+        assert_eq!(of("payments"), Err(Failure::NoRoute));
+        assert_eq!(of("payments.shop.svc"), Err(Failure::NoRoute));
+        assert_eq!(of("api.example.com:99999"), Err(Failure::BadRequest));
     }
 }

@@ -28,6 +28,9 @@ pub enum Unresolved {
     /// The control plane has not answered in time, or too many wait for it.
     #[error("the control plane has not said whether there is such a service")]
     Unavailable,
+    /// The mesh allows no calls to hosts that no document lists.
+    #[error("the mesh allows no calls to hosts that no document lists")]
+    NotAllowed,
 }
 
 /// The answer to one question.
@@ -38,6 +41,8 @@ pub(crate) type Answer = Result<Arc<Service>, Unresolved>;
 pub(crate) enum Ask {
     Name(ServiceName, oneshot::Sender<Answer>),
     Address(SocketAddr, oneshot::Sender<Answer>),
+    /// A host outside the mesh, in lower case, and its port.
+    Host(Arc<str>, u16, oneshot::Sender<Answer>),
 }
 
 /// Resolves names and addresses to services. Cheap to clone; one in every worker.
@@ -78,6 +83,17 @@ impl Directory {
         }
     }
 
+    /// The service that stands for `host` at `port`: one that lists it, or one made for it where the mesh allows that.
+    ///
+    /// # Errors
+    /// The host may not be called, or there is no answer within two seconds.
+    pub async fn resolve_host(&self, host: &str, port: u16) -> Result<Arc<Service>, Unresolved> {
+        match find_host(&self.snapshots.current(), host, port) {
+            Some(service) => Ok(service),
+            None => self.ask(|reply| Ask::Host(host.into(), port, reply)).await,
+        }
+    }
+
     async fn ask(&self, question: impl FnOnce(oneshot::Sender<Answer>) -> Ask) -> Answer {
         let (reply, answer) = oneshot::channel();
         if self.asks.try_send(question(reply)).is_err() {
@@ -102,4 +118,11 @@ pub(crate) fn find_name(snapshot: &Snapshot, name: &ServiceName) -> Option<Answe
 /// The service that `snapshot` has at `address`.
 pub(crate) fn find_address(snapshot: &Snapshot, address: SocketAddr) -> Option<Arc<Service>> {
     snapshot.services.get(snapshot.addresses.get(&address.ip())?).cloned()
+}
+
+/// The service that stands for `host` in `snapshot`.
+pub(crate) fn find_host(snapshot: &Snapshot, host: &str, port: u16) -> Option<Arc<Service>> {
+    let known = snapshot.hosts.get(host)?;
+    let unlisted = || known.unlisted.iter().find(|(number, _)| *number == port).map(|(_, name)| name);
+    snapshot.services.get(known.listed.as_ref().or_else(unlisted)?).cloned()
 }

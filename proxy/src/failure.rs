@@ -15,7 +15,8 @@ pub enum Failure {
     BadRequest,
     /// More than 60 KiB of head or 100 fields. Check for a cookie or header that grows.
     HeadTooLarge,
-    /// Access policy, or a plaintext caller where mutual TLS is required. Check the caller's identity.
+    /// Access policy, a plaintext caller where mutual TLS is required, or a host outside that no document lists. Check
+    /// the caller's identity, and MeshConfig's egress.
     Denied,
     /// The service is not known, or it has routes and none matches. Check `outrigger get httproute`.
     NoRoute,
@@ -182,7 +183,8 @@ impl Failure {
                 "UAEX",
                 Final,
                 "the caller may not do this",
-                "call through a proxy that has an identity in this mesh; the far proxy's log names the rule",
+                "call through a proxy that has an identity in this mesh, and hosts outside only where MeshConfig's egress \
+                 allows it; the log of the proxy that refused names the rule",
             ),
             Self::NoRoute => (
                 "no-route",

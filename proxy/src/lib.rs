@@ -8,7 +8,8 @@
 //!    [`route`], [`filter`] and [`persistence`] make of it a `plan`, [`deadline`] says by when.
 //! 4. [`cluster`] chooses an endpoint ([`balancer`], [`ring`], [`breaker`]) within its limits ([`bulkhead`]); [`retry`] decides
 //!    what follows a failed `attempt` ([`budget`], [`backoff`]), [`hedge`] what follows a late one.
-//! 5. `pool` has a connection or makes one; `peer` proves that it leads to who was meant.
+//! 5. `pool` has a connection or makes one; `peer` proves that it leads to who was meant. What is `outside` the mesh is
+//!    proved by [`origination`], or not at all.
 //! 6. The other side's `inbound` knows the caller by its certificate; the `gate` asks the rules ([`access`]) whether it
 //!    may pass to the `application`.
 //! 7. `flight` carries the answer back and records the request once, as an [`exchange`]: in [`metrics`],
@@ -68,8 +69,10 @@ pub mod log;
 pub mod metrics;
 pub mod notable;
 mod opaque;
+pub mod origination;
 mod outbound;
 pub mod outlier;
+mod outside;
 mod path;
 mod peer;
 pub mod peer_name;
@@ -83,6 +86,7 @@ pub mod rate_limit;
 mod read_ahead;
 mod replay;
 pub mod report;
+mod resolver;
 pub mod retry;
 pub mod ring;
 pub mod route;

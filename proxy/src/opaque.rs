@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use crate::cluster::Aim;
 use crate::failure::{Failure, Side};
 use crate::outbound;
+use crate::outside;
 use crate::peer::{self, Transport};
 use crate::retry::Outcome;
 use crate::route::choose_backend;
-use crate::snapshot::{Service, Snapshot, Target};
+use crate::snapshot::{Expected, Service, Snapshot, Target};
 use crate::stream::Stream;
 use crate::tunnel::{self, Carried};
 use crate::upstream::{Engagement, Upstream};
@@ -30,27 +31,36 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How an answered connection counts for the endpoint.
 const CONNECTED: Outcome = Outcome::Status { code: http::StatusCode::OK, grpc: None, retry_after: None };
 
-/// Carries a connection to a service's port, through the proxy beside one of its endpoints.
-pub(crate) async fn carry_to_service(worker: &Rc<Worker>, caller: Stream, name: ServiceName, port: u16) {
+/// Carries a connection to a service's port, through the proxy beside one of its endpoints. `encrypted`: the caller
+/// speaks TLS itself, and whoever is outside the mesh needs no other.
+pub(crate) async fn carry_to_service(
+    worker: &Rc<Worker>,
+    caller: Stream,
+    name: ServiceName,
+    port: u16,
+    encrypted: bool,
+) {
     let began = Instant::now();
-    let (known, reached) = match outbound::lookup(worker, &name).await {
+    let (known, label_port, reached) = match outbound::lookup(worker, &name).await {
         Ok((snapshot, service)) => {
             let reached = match destined(worker, &snapshot, &service, port) {
                 Ok((backend, port)) => {
                     let upstream = worker.upstream(backend, began);
-                    reach(worker, backend, &upstream, port).await
+                    reach(worker, backend, &upstream, port, encrypted).await
                 }
                 Err(failure) => Err(failure),
             };
-            (Some(&name), reached)
+            (Some(outside::label(&service).clone()), outside::port_label(&service, port), reached)
         }
-        Err(failure) => (None, Err(failure)),
+        Err(failure) => (None, port, Err(failure)),
     };
+    let known = known.as_ref();
     let metrics = &worker.recorder.metrics;
     match reached {
         Ok((far, mut engagement)) => {
-            let peer = engagement.endpoint().identity.clone();
-            let counted = metrics.tcp_opened(Side::Outbound, known, port, Some(&peer), true);
+            let identity = engagement.endpoint().identity.clone();
+            let proved = identity.is_proved() && (identity.workload().is_some() || !encrypted);
+            let counted = metrics.tcp_opened(Side::Outbound, known, label_port, identity.workload(), proved);
             let now = Instant::now();
             engagement.answered(&CONNECTED, began, now);
             let mut carried = Carried::default();
@@ -63,7 +73,7 @@ pub(crate) async fn carry_to_service(worker: &Rc<Worker>, caller: Stream, name: 
             log(&name, port, now.duration_since(began), carried, ended.err());
         }
         Err(failure) => {
-            let counted = metrics.tcp_opened(Side::Outbound, known, port, None, false);
+            let counted = metrics.tcp_opened(Side::Outbound, known, label_port, None, false);
             counted.closed(began.elapsed(), Some(failure));
             tracing::info!(service = %name, port, error = failure.name(), "closed a connection");
         }
@@ -110,10 +120,11 @@ async fn reach(
     service: &Arc<Service>,
     upstream: &Rc<Upstream>,
     port: u16,
+    encrypted: bool,
 ) -> Result<(Stream, Engagement), Failure> {
     let mut tried: SmallVec<[Arc<str>; 4]> = SmallVec::new();
     let mut last = Failure::NoEndpoints;
-    let material = worker.identities.current().ok_or(Failure::TlsHandshake)?;
+    let credentials = worker.credentials();
     for _ in 0..TRIES {
         let now = Instant::now();
         let aim = Aim { tried: &tried, ..Aim::new(port, &worker.config.zone) };
@@ -123,8 +134,12 @@ async fn reach(
         };
         let endpoint = engagement.endpoint().clone();
         tried.push(endpoint.id.clone());
-        let name = &upstream.name;
-        match peer::dial(&material, &endpoint, name, port, Transport::Opaque, &service.policy).await {
+        let (name, policy) = (&upstream.name, &service.policy);
+        let dialed = match &endpoint.identity {
+            Expected::Server(_) if encrypted => peer::open(&endpoint, policy).await.map(Stream::from),
+            _ => peer::dial(&credentials, &endpoint, name, port, Transport::Opaque, policy).await,
+        };
+        match dialed {
             Ok(stream) => return Ok((stream, engagement)),
             Err(failure) => {
                 peer::count_failure(&worker.recorder.metrics, failure);

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use h2::ext::Protocol as ConnectProtocol;
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request};
 use outrigger_api::ServiceName;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -39,14 +39,14 @@ use crate::pool::{Pool, Turn};
 use crate::replay::{self, Replay};
 use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
 use crate::session::{self, Destination, Session};
-use crate::snapshot::{Backend, Endpoint, Protocol, Service, Snapshot, Target};
+use crate::snapshot::{Backend, Endpoint, ExternalPort, Protocol, Service, Snapshot, Target};
 use crate::stream::Stream;
 use crate::strict::MAX_FIELDS;
 use crate::trace::TraceContext;
 use crate::upgrade::Offer;
 use crate::upstream::{Engagement, Upstream};
 use crate::worker::Worker;
-use crate::{destination, headers, opaque, path, rate_limit, upgrade};
+use crate::{destination, headers, opaque, outside, path, rate_limit, upgrade};
 
 /// Serves a connection of the workload.
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -59,7 +59,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             let name = service.name.clone();
             Box::pin(serve_fixed(worker, accepted.peer, stream, name, original.port(), false)).await;
         }
-        Err(_) => opaque::pass(&worker, stream, original).await,
+        Err(_) => Box::pin(outside::serve(worker, accepted.peer, stream, original)).await,
     }
 }
 
@@ -135,7 +135,7 @@ pub(crate) async fn serve_fixed(
         Sniff::Http2 => session::serve_http2(worker, session, stream).await,
         Sniff::Tls | Sniff::Opaque | Sniff::More => {
             let _open = worker.count_accepted(Side::Outbound, Wire::Tcp, false);
-            opaque::carry_to_service(&worker, stream, service, port).await;
+            opaque::carry_to_service(&worker, stream, service, port, spoken == Sniff::Tls).await;
         }
     }
 }
@@ -153,7 +153,7 @@ pub(crate) async fn lookup(
         return Ok((snapshot, service));
     }
     Box::pin(worker.directory.resolve(name)).await.map_err(|unresolved| match unresolved {
-        Unresolved::Missing => Failure::NoRoute,
+        Unresolved::Missing | Unresolved::NotAllowed => Failure::NoRoute,
         Unresolved::Unavailable => Failure::NoEndpoints,
     })?;
     let snapshot = worker.snapshots.current();
@@ -230,19 +230,18 @@ async fn deliver(
     mut there: Notable,
     body: Incoming,
 ) -> Result<Delivered, Failure> {
-    let (authority, name, port) = match &session.destination {
+    let (authority, (snapshot, service), port) = match &session.destination {
         Destination::Fixed(name, port) => {
-            (destination::authority_at(&head, name, *port)?, name.clone(), *port)
+            (destination::authority_at(&head, name, *port)?, lookup(worker, name).await?, *port)
         }
         _ => {
             let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
-            let (name, port) = destination::service(&authority, &worker.config.namespace)?;
-            (authority, name, port)
+            let (found, port) = find(worker, &head.uri, &authority).await?;
+            (authority, found, port)
         }
     };
-    let (snapshot, service) = lookup(worker, &name).await?;
-    flight.exchange().service = Some(name.clone());
-    flight.exchange().port = service.port(port).map_or(0, |known| known.port);
+    flight.exchange().service = Some(outside::label(&service).clone());
+    flight.exchange().port = outside::port_label(&service, port);
     if head.method == Method::CONNECT && head.extensions.get::<ConnectProtocol>().is_none() {
         return connect(worker, session, head, &service, port).map(Delivered::Switched);
     }
@@ -274,6 +273,8 @@ async fn deliver(
         None => Keyed::default(),
     };
     flight.permit = Some(upstream.admit()?);
+    let outside = backend.external.as_deref().and_then(|external| external.port(plan.port));
+    let authority = outside.map_or(authority, |port| port.authority.clone());
     let caller = Offer::take(&mut head.extensions);
     let switching = asked.is_some() || head.extensions.get::<ConnectProtocol>().is_some();
     let method = head.method.clone();
@@ -283,6 +284,7 @@ async fn deliver(
         backend,
         upstream,
         plan: &plan,
+        outside,
         authority,
         head,
         there,
@@ -354,6 +356,25 @@ fn keep_session(
     }
 }
 
+/// The service that an authority names, and its port: one of the mesh, or else one that stands for a host outside.
+async fn find(
+    worker: &Worker,
+    uri: &Uri,
+    authority: &Authority,
+) -> Result<((Arc<Snapshot>, Arc<Service>), u16), Failure> {
+    let own = &worker.config.namespace;
+    match destination::service(authority, own) {
+        Ok((name, port)) => match lookup(worker, &name).await {
+            // What is not there of the workload's own namespace is more likely misspelt than a host.
+            Err(Failure::NoRoute) if name.namespace() != own => {}
+            found => return found.map(|found| (found, port)),
+        },
+        Err(Failure::NoRoute) => {}
+        Err(failure) => return Err(failure),
+    }
+    Box::pin(outside::named(worker, uri, authority)).await
+}
+
 /// Opens a tunnel to a port of a service (RFC 9110 section 9.3.6). What comes through it is treated like a
 /// connection that was redirected there.
 fn connect(
@@ -397,7 +418,7 @@ enum Shape {
     Multiplexed,
     /// In HTTP/1.1, on a connection that is kept for later.
     Exclusive(Turn),
-    /// In HTTP/1.1, on a connection that it may use up.
+    /// In HTTP/1.1, on a new connection, which it may use up.
     Upgrade,
 }
 
@@ -429,6 +450,8 @@ struct Call<'a> {
     backend: &'a Service,
     upstream: Rc<Upstream>,
     plan: &'a Plan<'a>,
+    /// What stands behind the port, if that is outside the mesh.
+    outside: Option<&'a ExternalPort>,
     authority: Authority,
     head: request::Parts,
     /// What the head holds.
@@ -545,18 +568,21 @@ impl Call<'_> {
         let trace = flight.exchange().trace.child(&mut *self.worker.rng.borrow_mut());
         let endpoint = engagement.endpoint().clone();
         let pool = self.upstream.pool(&endpoint, self.plan.port);
-        let shape = self.shape(replay, &pool, may_be_alone, now);
-        let was_alone = matches!(shape, Shape::Exclusive(_));
+        let shape = match self.outside {
+            None => self.shape(replay, &pool, may_be_alone, now),
+            Some(_) => self.shape_outside(&pool, may_be_alone && number == 1),
+        };
+        let was_alone = matches!(shape, Shape::Exclusive(_)) && self.is_simple(replay);
         let request = self.request(&trace, number, &shape, Body::Attempt(body), now)?;
         let exchange = flight.exchange();
-        exchange.peer = Some(endpoint.identity.clone());
-        exchange.mtls = true;
+        exchange.peer = endpoint.identity.workload().cloned();
+        exchange.mtls = endpoint.identity.is_proved();
         exchange.attempts.push(exchange::Attempt {
             span_id: trace.span_id,
             started: now,
             duration: std::time::Duration::ZERO,
             endpoint: Some(endpoint.address),
-            peer: Some(endpoint.identity.clone()),
+            peer: endpoint.identity.workload().cloned(),
             status: None,
             grpc_status: None,
             failure: None,
@@ -578,7 +604,11 @@ impl Call<'_> {
         let attempt = &mut flight.exchange().attempts[record];
         attempt.duration = now.duration_since(attempt.started);
         match sent {
-            Ok(Answer { head, there, body, hold, sent, trailing }) => {
+            Ok(Answer { mut head, mut there, body, hold, sent, trailing }) => {
+                if self.outside.is_some() && there.has(Notable::ERROR) {
+                    outside::arrive(&mut head.headers);
+                    there = Notable::of(&head.headers);
+                }
                 let outcome = outcome_of_answer(&head, there, trailing);
                 attempt.status = Some(head.status.as_u16());
                 if let Outcome::Status { grpc, .. } = &outcome {
@@ -610,13 +640,34 @@ impl Call<'_> {
         }
         let simple = may_be_alone
             && self.head.version < Version::HTTP_2
-            && self.head.method.is_idempotent()
             && self.head.headers.len() <= FEW_FIELDS
-            && replay.is_empty();
+            && self.is_simple(replay);
         match simple.then(|| pool.alone(now)).flatten() {
             Some(turn) => Shape::Exclusive(turn),
             None => Shape::Multiplexed,
         }
+    }
+
+    /// How the next attempt is sent to a host outside: in HTTP/2 only where that is declared, or gRPC needs it. The
+    /// first may go over a kept connection, whatever it is: that the host closes it at the same moment is rare, and
+    /// reported as a reset where the request may not be sent twice.
+    fn shape_outside(&self, pool: &Pool, may_reuse: bool) -> Shape {
+        let multiplexed =
+            self.backend.port(self.plan.port).is_some_and(|port| port.protocol == Protocol::Http2)
+                || self.is_grpc()
+                || self.head.extensions.get::<ConnectProtocol>().is_some();
+        if self.asked.is_none() && multiplexed {
+            Shape::Multiplexed
+        } else if self.asked.is_none() && may_reuse {
+            Shape::Exclusive(pool.turn())
+        } else {
+            Shape::Upgrade
+        }
+    }
+
+    /// May be sent twice, and all of it is here.
+    fn is_simple(&self, replay: &Replay) -> bool {
+        self.head.method.is_idempotent() && replay.is_empty()
     }
 
     /// The request for one attempt, with what the next hop is told.
@@ -634,6 +685,19 @@ impl Call<'_> {
         }
         trace.inject(&mut fields, &self.snapshot.mesh.trace_formats, self.there);
         fields.insert(headers::ATTEMPT, HeaderValue::from(number));
+        let mut request = self.shaped_request(shape, fields, body)?;
+        if let Some(port) = self.outside {
+            outside::leave(&mut request, port)?;
+        }
+        Ok(request)
+    }
+
+    fn shaped_request(
+        &self,
+        shape: &Shape,
+        mut fields: HeaderMap,
+        body: Body,
+    ) -> Result<Request<Body>, Failure> {
         if matches!(shape, Shape::Multiplexed) {
             return multiplexed_request(&self.head, &self.authority, fields, body);
         }

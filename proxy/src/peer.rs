@@ -1,6 +1,9 @@
-//! A new connection to the proxy beside an endpoint: TCP, TLS 1.3, and proof that it is who was meant.
+//! A new connection to the proxy beside an endpoint: TCP, TLS 1.3, and proof that it is who was meant. Or, outside the
+//! mesh, to the endpoint itself.
 
 use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use outrigger_api::ServiceName;
 use outrigger_certs::{SpiffeId, tls};
@@ -11,8 +14,9 @@ use tokio_rustls::TlsConnector;
 use crate::failure::{Failure, Side};
 use crate::identity::TlsMaterial;
 use crate::metrics::Metrics;
+use crate::origination::Originator;
 use crate::peer_name;
-use crate::snapshot::{BackendPolicy, Endpoint, TcpKeepalive};
+use crate::snapshot::{BackendPolicy, Endpoint, Expected, TcpKeepalive};
 use crate::stream::Stream;
 use crate::wide::Wide;
 
@@ -27,23 +31,66 @@ pub(crate) enum Transport {
     Opaque,
 }
 
-/// Connects to the proxy at `endpoint`, for `service` on `port`.
+/// What a worker proves to peers, and has proved by them.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    /// `None`: there is no identity at the moment.
+    pub(crate) material: Option<Arc<TlsMaterial>>,
+    pub(crate) originator: Rc<Originator>,
+}
+
+/// Connects to `endpoint`, for `service` on `port`.
 ///
 /// # Errors
-/// [`Failure::ConnectRefused`], [`Failure::ConnectTimeout`], [`Failure::TlsHandshake`] or [`Failure::TlsIdentity`]:
-/// in each case no byte of a request was sent.
+/// [`Failure::ConnectRefused`], [`Failure::ConnectTimeout`], [`Failure::TlsHandshake`], [`Failure::TlsIdentity`], or
+/// outside the mesh [`Failure::UpstreamProtocol`]: in each case no byte of a request was sent.
 pub(crate) async fn dial(
-    material: &TlsMaterial,
+    credentials: &Credentials,
     endpoint: &Endpoint,
     service: &ServiceName,
     port: u16,
     transport: Transport,
     policy: &BackendPolicy,
 ) -> Result<Stream, Failure> {
+    match &endpoint.identity {
+        Expected::Workload(expected) => {
+            let material = credentials.material.as_ref().ok_or(Failure::TlsHandshake)?;
+            dial_workload(material, expected, endpoint, service, port, transport, policy).await
+        }
+        Expected::Anybody => open(endpoint, policy).await.map(Stream::from),
+        Expected::Server(meant) => {
+            Box::pin(credentials.originator.dial(endpoint, meant, transport, policy)).await
+        }
+    }
+}
+
+/// Opens a TCP connection to `endpoint`, as the policy says.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn open(endpoint: &Endpoint, policy: &BackendPolicy) -> Result<TcpStream, Failure> {
     let io = connect(endpoint.address, policy.connect_timeout).await?;
     if let Some(keepalive) = policy.tcp_keepalive {
         keep_alive(&io, keepalive);
     }
+    Ok(io)
+}
+
+/// Connects to the proxy at `endpoint`, for `service` on `port`.
+///
+/// # Errors
+/// [`Failure::ConnectRefused`], [`Failure::ConnectTimeout`], [`Failure::TlsHandshake`] or [`Failure::TlsIdentity`]:
+/// in each case no byte of a request was sent.
+async fn dial_workload(
+    material: &TlsMaterial,
+    expected: &SpiffeId,
+    endpoint: &Endpoint,
+    service: &ServiceName,
+    port: u16,
+    transport: Transport,
+    policy: &BackendPolicy,
+) -> Result<Stream, Failure> {
+    let io = open(endpoint, policy).await?;
     let config = match transport {
         Transport::Multiplexed => &material.client_h2,
         Transport::Exclusive => &material.client_http1,
@@ -60,7 +107,7 @@ pub(crate) async fn dial(
         }
     };
     let presented = tls::peer_identity(stream.get_ref().1.peer_certificates());
-    check_identity(endpoint, presented.as_ref())?;
+    check_identity(endpoint, expected, presented.as_ref())?;
     Ok(Stream::from(tokio_rustls::TlsStream::Client(stream)))
 }
 
@@ -117,15 +164,19 @@ fn handshake_failure(error: &io::Error, endpoint: &Endpoint) -> Failure {
     failure
 }
 
-fn check_identity(endpoint: &Endpoint, presented: Option<&SpiffeId>) -> Result<(), Failure> {
-    if presented == Some(&endpoint.identity) {
+fn check_identity(
+    endpoint: &Endpoint,
+    expected: &SpiffeId,
+    presented: Option<&SpiffeId>,
+) -> Result<(), Failure> {
+    if presented == Some(expected) {
         return Ok(());
     }
     tracing::warn!(
         error = Failure::TlsIdentity.name(),
         endpoint = %endpoint.id,
         address = %endpoint.address,
-        expected = %endpoint.identity,
+        %expected,
         presented = presented.map(tracing::field::display),
         "the endpoint is not who it should be"
     );

@@ -7,6 +7,7 @@
 mod access;
 mod backend;
 mod balancing;
+mod external;
 mod hedging;
 mod limits;
 mod problem;
@@ -16,12 +17,14 @@ mod session;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use outrigger_api::{ServiceName, v1};
 
 pub use problem::{PolicyError, Problem};
 
 use crate::snapshot::{
-    BackendPolicy, Endpoint, Inbound, InboundPort, MeshSettings, Protocol, ServicePort, TraceFormat,
+    BackendPolicy, Egress, Endpoint, External, Inbound, InboundPort, MeshSettings, Protocol, ServicePort,
+    TraceFormat,
 };
 use problem::{Path, Problems};
 
@@ -38,6 +41,8 @@ pub struct ServiceParts {
     pub policy: Arc<BackendPolicy>,
     /// Addresses that redirected traffic is recognised by.
     pub addresses: Vec<IpAddr>,
+    /// Where it is, if not in the mesh.
+    pub external: Option<Arc<External>>,
 }
 
 /// Reads a service.
@@ -68,6 +73,8 @@ pub fn service(raw: &v1::Service) -> Result<ServiceParts, PolicyError> {
             }
         }
     }
+    let external = raw.external.as_ref();
+    let external = external.and_then(|raw| external::external(raw, &path.field("external"), &mut problems));
     let version = raw.version;
     problems.result(name.zip(policy).map(|(name, policy)| ServiceParts {
         name,
@@ -75,6 +82,7 @@ pub fn service(raw: &v1::Service) -> Result<ServiceParts, PolicyError> {
         ports,
         policy: Arc::new(policy),
         addresses,
+        external: external.map(Arc::new),
     }))
 }
 
@@ -153,6 +161,7 @@ pub fn mesh(raw: &v1::MeshSettings) -> Result<MeshSettings, PolicyError> {
             true
         }
     };
+    let egress = egress(raw.egress.as_ref(), &path.field("egress"), &mut problems);
     problems.result(Some(MeshSettings {
         version: raw.version,
         permissive_mtls: raw.permissive_mtls,
@@ -161,7 +170,17 @@ pub fn mesh(raw: &v1::MeshSettings) -> Result<MeshSettings, PolicyError> {
         otlp_endpoint: endpoint,
         trace_formats,
         normalize_paths,
+        egress,
     }))
+}
+
+fn egress(raw: Option<&v1::Egress>, path: &Path<'_>, problems: &mut Problems) -> Egress {
+    let Some(raw) = raw else { return Egress::default() };
+    let mut cidrs = Vec::with_capacity(raw.cidrs.len());
+    for (index, text) in raw.cidrs.iter().enumerate() {
+        cidrs.extend(problems.ok(text.parse::<IpNet>(), &path.field("cidrs").index(index)));
+    }
+    Egress { listed_only: raw.listed_only, cidrs }
 }
 
 fn is_collector(text: &str) -> bool {

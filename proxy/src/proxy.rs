@@ -29,6 +29,7 @@ use crate::drain::{self, Drain, Drainer, Phase};
 use crate::exchange::Recorder;
 use crate::listener::{self, ListenError};
 use crate::metrics::{Collector, Metrics, ProxyFacts, WorkerQuery, answer_queries, worker_queries};
+use crate::origination::{Roots, RootsError};
 use crate::snapshot::Snapshots;
 use crate::span::{SpanExport, SpanSource, Spans};
 use crate::state::{StateError, StateSettings};
@@ -75,6 +76,9 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The file of `--outside-roots` cannot be used.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// The machine gives no thread or no randomness.
     #[error("the operating system does not let the proxy start: {what}")]
     System {
@@ -98,6 +102,7 @@ impl Proxy {
     pub async fn start(config: ProxyConfig) -> Result<Running, StartError> {
         raise_descriptor_limit();
         let config = Arc::new(config);
+        let roots = Roots::new(config.outside_roots.as_deref())?;
         let count = config.workers.get();
         let (outbound, outbound_sockets) = listener::bind(config.outbound, count, "outbound")?;
         let (inbound, inbound_sockets) = listener::bind(config.inbound, count, "inbound")?;
@@ -166,6 +171,7 @@ impl Proxy {
                     identities: parts.identities.clone(),
                     clock: Arc::new(SystemClock),
                     drain: drain.clone(),
+                    roots: roots.clone(),
                 },
                 log: log.clone(),
                 spans: spans.clone(),
@@ -345,6 +351,7 @@ impl Conductor {
             started: now,
             rng: StdRng::from_rng(&mut self.rng),
             load: self.office.collector.load_source(),
+            dns: config.dns,
         }
     }
 }

@@ -5,12 +5,16 @@
 //! on nothing that arrives can change that request's route, timeouts or backends.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::uri::Authority;
+use ipnet::IpNet;
 use outrigger_api::ServiceName;
 use outrigger_certs::SpiffeId;
 
@@ -21,6 +25,7 @@ use crate::filter::Filter;
 use crate::hash::FastMap;
 use crate::hash_key::HashPolicy;
 use crate::hedge::HedgePolicy;
+use crate::origination::OriginatedTls;
 use crate::outlier::OutlierPolicy;
 use crate::persistence::SessionPolicy;
 use crate::rate_limit::RateLimits;
@@ -38,6 +43,8 @@ pub struct Snapshot {
     pub missing: HashMap<ServiceName, ()>,
     /// Addresses that redirected traffic is recognised by.
     pub addresses: HashMap<IpAddr, ServiceName>,
+    /// Hosts outside the mesh, and the services that stand for them.
+    pub hosts: HashMap<Arc<str>, HostServices>,
     /// What the control plane says of the workload's own ports.
     pub inbound: Arc<Inbound>,
 }
@@ -88,6 +95,24 @@ pub struct MeshSettings {
     pub trace_formats: Vec<TraceFormat>,
     /// Paths are brought to their normal form before anything looks at them.
     pub normalize_paths: bool,
+    /// What may be called outside the mesh.
+    pub egress: Egress,
+}
+
+/// What may be called outside the mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Only hosts that a service stands for, and the networks of `cidrs`.
+    pub listed_only: bool,
+    /// Networks that connections may go to all the same.
+    pub cidrs: Vec<IpNet>,
+}
+
+impl Egress {
+    /// Whether something at `address` may be called that no service stands for.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        !self.listed_only || self.cidrs.iter().any(|network| network.contains(&address.to_canonical()))
+    }
 }
 
 impl Default for MeshSettings {
@@ -100,6 +125,7 @@ impl Default for MeshSettings {
             otlp_endpoint: None,
             trace_formats: vec![TraceFormat::W3c],
             normalize_paths: true,
+            egress: Egress::default(),
         }
     }
 }
@@ -128,6 +154,8 @@ pub struct Service {
     pub policy: Arc<BackendPolicy>,
     /// Who answers for it now.
     pub endpoints: Arc<Endpoints>,
+    /// Where it is, if not in the mesh.
+    pub external: Option<Arc<External>>,
     /// When it was last called, in seconds since the proxy started; shared by all versions of the service.
     pub last_used: Arc<AtomicU64>,
 }
@@ -143,6 +171,65 @@ impl Service {
         if self.last_used.load(Ordering::Relaxed) != second {
             self.last_used.store(second, Ordering::Relaxed);
         }
+    }
+}
+
+/// Which services stand for a host outside the mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostServices {
+    /// The one that a document made.
+    pub listed: Option<ServiceName>,
+    /// Those that were made for a call that the mesh allows, by port.
+    pub unlisted: Vec<(u16, ServiceName)>,
+}
+
+/// A host outside the mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct External {
+    /// A DNS name in lower case, or an IP address.
+    pub host: Arc<str>,
+    /// By number of the service's port, few.
+    pub ports: Vec<ExternalPort>,
+    /// A document lists it; otherwise it is merely allowed.
+    pub listed: bool,
+}
+
+impl External {
+    /// What stands behind one of the service's ports.
+    pub fn port(&self, port: u16) -> Option<&ExternalPort> {
+        self.ports.iter().find(|known| known.port == port)
+    }
+}
+
+/// One port of a host outside the mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExternalPort {
+    /// The service's.
+    pub port: u16,
+    /// The host's.
+    pub target_port: u16,
+    /// What requests name.
+    pub authority: Authority,
+    /// The TLS that the proxy begins.
+    pub tls: Option<Arc<OriginatedTls>>,
+}
+
+impl ExternalPort {
+    /// A port of `host`; requests name the host, and the port where it is not the scheme's own.
+    ///
+    /// # Errors
+    /// It is no host.
+    pub fn new(
+        host: &str,
+        port: u16,
+        target_port: u16,
+        tls: Option<Arc<OriginatedTls>>,
+    ) -> Result<Self, String> {
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let usual = if tls.is_some() { 443 } else { 80 };
+        let text = if target_port == usual { bracketed } else { format!("{bracketed}:{target_port}") };
+        let authority = text.parse().map_err(|_| format!("{host:?} is no host"))?;
+        Ok(Self { port, target_port, authority, tls })
     }
 }
 
@@ -388,15 +475,60 @@ pub struct Endpoints {
     pub all: Vec<Arc<Endpoint>>,
 }
 
-/// One instance of a service: the proxy beside it.
+/// Who is expected to answer at an endpoint, and how that is proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// A workload, through the proxy beside it: its certificate must say this.
+    Workload(SpiffeId),
+    /// Somebody outside the mesh; what is sent there is not encrypted by the proxy.
+    Anybody,
+    /// A server outside the mesh, by a certificate for its name.
+    Server(Arc<OriginatedTls>),
+}
+
+impl Expected {
+    /// The workload, if it is one.
+    pub fn workload(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Workload(id) => Some(id),
+            Self::Anybody | Self::Server(_) => None,
+        }
+    }
+
+    /// Whether the connection is encrypted, and the peer proved.
+    pub fn is_proved(&self) -> bool {
+        !matches!(self, Self::Anybody)
+    }
+}
+
+/// The identity of a workload.
+impl FromStr for Expected {
+    type Err = <SpiffeId as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self::Workload)
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(id) => id.fmt(f),
+            Self::Anybody => f.write_str("anybody"),
+            Self::Server(tls) => f.write_str(tls.name.as_ref()),
+        }
+    }
+}
+
+/// One instance of a service: the proxy beside it, or an address outside the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Stable for the life of the instance.
     pub id: Arc<str>,
-    /// Where its proxy listens.
+    /// Where its proxy listens, or it itself.
     pub address: SocketAddr,
-    /// What its certificate must say.
-    pub identity: SpiffeId,
+    /// Who must be there.
+    pub identity: Expected,
     /// Empty where unknown.
     pub zone: Arc<str>,
     /// Its application passes its health check.

@@ -16,6 +16,7 @@ use crate::failure::{Failure, Side};
 use crate::hash::FastMap;
 use crate::hedge::HedgeAfter;
 use crate::metrics::{Ejected, Hedge, Limit, Metrics};
+use crate::outside;
 use crate::pool::{Pool, Settings};
 use crate::retry::{Attempts, Outcome, Verdict};
 use crate::snapshot::{BackendPolicy, Endpoint, Endpoints, Service};
@@ -42,7 +43,7 @@ impl Upstream {
     /// State for a service that was never called before.
     pub(crate) fn new(service: &Service, metrics: Metrics, now: Instant) -> Rc<Self> {
         Rc::new(Self {
-            name: service.name.clone(),
+            name: outside::label(service).clone(),
             cluster: RefCell::new(Cluster::new(service, now)),
             seen: RefCell::new((service.endpoints.clone(), service.policy.clone())),
             pools: RefCell::default(),
@@ -59,10 +60,12 @@ impl Upstream {
         }
         self.cluster.borrow_mut().update(&service.endpoints, &service.policy, now);
         let all = &service.endpoints.all;
-        let settings = settings(&service.policy);
         self.pools.borrow_mut().retain(|(id, ..), pool| {
-            pool.configure(settings);
-            all.iter().any(|endpoint| endpoint.id == *id)
+            let stays = all.iter().find(|endpoint| endpoint.id == *id);
+            if let Some(endpoint) = stays {
+                pool.configure(settings(&service.policy, endpoint));
+            }
+            stays.is_some()
         });
         *endpoints = service.endpoints.clone();
         *policy = service.policy.clone();
@@ -166,7 +169,7 @@ impl Upstream {
         if let Some(pool) = self.pools.borrow().get(&key) {
             return pool.clone();
         }
-        let settings = settings(&self.seen.borrow().1);
+        let settings = settings(&self.seen.borrow().1, endpoint);
         let limit = self.cluster.borrow().connections.clone();
         let pool = Pool::new(settings, limit, self.metrics.clone());
         self.pools.borrow_mut().insert(key, pool.clone());
@@ -182,10 +185,10 @@ impl Upstream {
 }
 
 /// What connections to a service's endpoints are like.
-fn settings(policy: &BackendPolicy) -> Settings {
+fn settings(policy: &BackendPolicy, endpoint: &Endpoint) -> Settings {
     Settings {
         side: Side::Outbound,
-        mtls: true,
+        mtls: endpoint.identity.is_proved(),
         idle: policy.idle_timeout,
         max_age: policy.max_connection_age,
         max_requests: policy.http1_max_requests,

@@ -27,6 +27,8 @@ use crate::hash::FastMap;
 use crate::identity::Identities;
 use crate::listener::{self, Accepted};
 use crate::metrics::{ConnectionKind, Limit, Role, Wire};
+use crate::origination::{Originator, Roots};
+use crate::peer::Credentials;
 use crate::replay::Room;
 use crate::snapshot::{Service, Snapshots};
 use crate::upstream::Upstream;
@@ -48,6 +50,7 @@ pub(crate) struct Worker {
     /// For request bodies that are kept for another attempt.
     pub(crate) room: Rc<Room>,
     pub(crate) applications: HashMap<u16, Rc<Application>>,
+    originator: Rc<Originator>,
     upstreams: RefCell<FastMap<ServiceName, Rc<Upstream>>>,
     connections: Rc<Cell<usize>>,
     /// Connections and tunnels under way.
@@ -71,12 +74,14 @@ pub(crate) struct Shared {
     pub(crate) identities: Identities,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) drain: Drain,
+    /// That servers outside the mesh are proved by.
+    pub(crate) roots: Roots,
 }
 
 impl Worker {
     /// A worker that has not served yet.
     pub(crate) fn new(shared: Shared, recorder: Recorder, rng: SmallRng, now: Instant) -> Rc<Self> {
-        let Shared { config, snapshots, directory, identities, clock, drain } = shared;
+        let Shared { config, snapshots, directory, identities, clock, drain, roots } = shared;
         let applications = config
             .apps
             .iter()
@@ -93,11 +98,17 @@ impl Worker {
             rng: RefCell::new(rng),
             drain,
             applications,
+            originator: Originator::new(roots),
             upstreams: RefCell::default(),
             connections: Rc::default(),
             tasks: TaskTracker::new(),
             started: now,
         })
+    }
+
+    /// What a new connection to a peer needs.
+    pub(crate) fn credentials(&self) -> Credentials {
+        Credentials { material: self.identities.current(), originator: self.originator.clone() }
     }
 
     /// The worker's state for a service, brought up to the snapshot's version of it.

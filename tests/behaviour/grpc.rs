@@ -15,7 +15,7 @@ use tonic::{Code, Request};
 
 use crate::documents::{policy, route};
 
-async fn call(mesh: &Mesh, authority: &str) -> TalkClient<Channel> {
+pub(crate) async fn call(mesh: &Mesh, authority: &str) -> TalkClient<Channel> {
     let proxy: SocketAddr = mesh.client("web").proxy();
     let connector = tower::service_fn(move |_| async move {
         Ok::<_, std::io::Error>(TokioIo::new(TcpStream::connect(proxy).await?))

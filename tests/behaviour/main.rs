@@ -6,6 +6,7 @@ mod adaptive;
 mod balancing;
 mod breaker;
 mod documents;
+mod egress;
 mod examples;
 mod explain;
 mod gateway_api;

@@ -28,6 +28,7 @@ pub mod app;
 pub mod client;
 pub mod collector;
 pub mod credentials;
+pub mod dns;
 pub mod host;
 pub mod load;
 pub mod mesh;
@@ -36,6 +37,7 @@ pub mod port;
 pub mod process;
 pub mod raw;
 pub mod skip;
+pub mod tls_front;
 pub mod wait;
 
 pub use client::{Answer, Client, request};

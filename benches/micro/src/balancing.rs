@@ -11,7 +11,7 @@ use outrigger_api::ServiceName;
 use outrigger_certs::{SpiffeId, TrustDomain};
 use outrigger_proxy::cluster::{Aim, Cluster};
 use outrigger_proxy::retry::Outcome;
-use outrigger_proxy::snapshot::{Endpoint, Endpoints, Service};
+use outrigger_proxy::snapshot::{Endpoint, Endpoints, Expected, Service};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
@@ -45,7 +45,7 @@ fn service(endpoints: u16) -> Result<Service> {
         Arc::new(Endpoint {
             id: Arc::from(format!("payments-{index:05}")),
             address: SocketAddr::from(([10, 0, 0, 1], 10_000 + index)),
-            identity: identity.clone(),
+            identity: Expected::Workload(identity.clone()),
             zone: Arc::from(""),
             healthy: true,
             ports: vec![80],
@@ -57,6 +57,7 @@ fn service(endpoints: u16) -> Result<Service> {
         ports: Vec::new(),
         policy: Arc::default(),
         endpoints: Arc::new(Endpoints { version: 1, all: (0..endpoints).map(endpoint).collect() }),
+        external: None,
         last_used: Arc::default(),
     })
 }

@@ -134,6 +134,7 @@ fn service(message: &v1::Service) -> Result<Arc<Service>> {
         ports: parts.ports,
         policy: parts.policy,
         endpoints: Arc::new(Endpoints { version: 1, all }),
+        external: None,
         last_used: Arc::new(AtomicU64::new(0)),
     }))
 }

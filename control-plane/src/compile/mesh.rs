@@ -7,7 +7,7 @@ use super::access::access;
 use super::policy::Effective;
 use super::port::Facts;
 use super::rate_limit;
-use crate::resources::{Documents, MtlsMode, PathNormalization, TraceFormat};
+use crate::resources::{Documents, EgressMode, MtlsMode, PathNormalization, TraceFormat, network};
 
 /// Share of the traces started in the mesh that is sampled where nothing is said.
 const SAMPLING_RATIO: f64 = 0.01;
@@ -32,6 +32,10 @@ pub(crate) fn mesh_settings(documents: &Documents) -> v1::MeshSettings {
             None | Some(PathNormalization::Full) => v1::PathNormalization::Full,
             Some(PathNormalization::None) => v1::PathNormalization::None,
         } as i32,
+        egress: spec.egress.map(|egress| v1::Egress {
+            listed_only: egress.mode == Some(EgressMode::ListedOnly),
+            cidrs: egress.cidrs.iter().filter_map(|text| network(text)).map(|it| it.to_string()).collect(),
+        }),
     }
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ServicePort;
 use outrigger_api::ServiceName;
 use outrigger_api::v1::Protocol;
 
-use super::World;
+use super::{World, external};
 use crate::model;
 use crate::resources::Service;
 
@@ -47,6 +47,9 @@ impl Facts {
             return None;
         }
         let mut ports = document.map(declared_ports).unwrap_or_default();
+        if let Some(document) = document {
+            external::look_at_https(world.model, service, document, &mut ports);
+        }
         for (number, protocol) in registered.iter().flat_map(|registered| registered.ports.iter()) {
             let protocol = Protocol::try_from(*protocol).unwrap_or_default();
             match ports.iter_mut().find(|port| port.number == *number) {

@@ -862,3 +862,75 @@ fn adaptive_concurrency_is_off_unless_written_and_has_defaults() {
         assert_eq!(compiled, expected, "{written}");
     }
 }
+
+// ---- outside the mesh ----
+
+const API: &str = "
+kind: Service
+metadata: {name: api, namespace: shop}
+spec:
+  type: ExternalName
+  externalName: API.example.com.
+  ports: [{port: 80, name: web, targetPort: 443, appProtocol: http}, {port: 443, name: tls, appProtocol: https}, {port: 5432, name: db}]
+";
+
+fn tls_policy(name: &str, section: &str, hostname: &str) -> String {
+    format!(
+        "---
+kind: BackendTLSPolicy
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: api{section}}}]
+  validation: {{hostname: {hostname}, wellKnownCACertificates: System}}
+"
+    )
+}
+
+#[test]
+fn a_service_outside_is_a_host_with_its_own_ports() {
+    let message = Fixture::new(API).compile("api.shop", "shop").message;
+    let external = message.external.unwrap();
+    assert_eq!(external.host, "api.example.com");
+    let ports: Vec<_> = external.ports.iter().map(|port| (port.port, port.target_port)).collect();
+    assert_eq!(ports, [(80, 443), (443, 443), (5432, 5432)]);
+    assert!(external.ports.iter().all(|port| port.tls.is_none()));
+    assert!(Fixture::new(PAY).compile("pay.shop", "shop").message.external.is_none());
+}
+
+#[test]
+fn tls_is_begun_by_the_policy_that_names_the_port_or_else_the_service() {
+    let policies =
+        [tls_policy("a", "", "any.example.com"), tls_policy("b", ", sectionName: web", "web.example.com")];
+    let fixture = Fixture::new(&format!("{API}{}", policies.concat()));
+    let message = fixture.compile("api.shop", "shop").message;
+    let external = message.external.unwrap();
+    let names: Vec<_> = external.ports.iter().map(|port| &*port.tls.as_ref().unwrap().hostname).collect();
+    assert_eq!(names, ["web.example.com", "any.example.com", "any.example.com"]);
+    let protocols: Vec<_> = message.ports.iter().map(|port| port.protocol()).collect();
+    let (http1, detect, tcp) = (v1::Protocol::Http1, v1::Protocol::Unspecified, v1::Protocol::Tcp);
+    assert_eq!(protocols, [http1, detect, tcp], "where the proxy encrypts, https may be called as http");
+    let plain = Fixture::new(API).compile("api.shop", "shop").message;
+    assert_eq!(plain.ports[1].protocol(), tcp, "and where it does not, callers encrypt themselves");
+}
+
+#[test]
+fn of_several_services_for_a_host_the_callers_own_counts() {
+    let other = API.replace("namespace: shop", "namespace: bank");
+    let fixture = Fixture::new(&format!("{API}---{other}"));
+    let found = |namespace| fixture.model.service_for_host("api.example.com", namespace).unwrap().to_string();
+    assert_eq!(
+        (found("shop"), found("bank"), found("web")),
+        ("api.shop".into(), "api.bank".into(), "api.bank".into())
+    );
+    assert_eq!(fixture.model.service_for_host("www.example.com", "shop"), None);
+}
+
+#[test]
+fn everything_outside_may_be_called_unless_the_mesh_says_otherwise() {
+    assert_eq!(mesh_settings(&documents("")).egress, None);
+    let listed = documents(
+        "kind: MeshConfig\nmetadata: {name: mesh}\nspec: {egress: {mode: ListedOnly, cidrs: [10.0.0.0/8, 192.0.2.1]}}",
+    );
+    let egress = mesh_settings(&listed).egress.unwrap();
+    assert_eq!((egress.listed_only, egress.cidrs), (true, vec!["10.0.0.0/8".into(), "192.0.2.1/32".into()]));
+}

@@ -97,6 +97,15 @@ impl Proxies {
         }
     }
 
+    /// Other services stand for hosts outside the mesh.
+    pub(super) fn mark_hosts(&mut self, hosts: &BTreeSet<String>) {
+        for proxy in self.all.values_mut() {
+            if proxy.outbox.mark_hosts(hosts) {
+                proxy.session.wake.notify_one();
+            }
+        }
+    }
+
     /// Something that concerns everybody changed.
     pub(super) fn wake_all(&self) {
         for proxy in self.all.values() {

@@ -141,5 +141,8 @@ impl State {
         if !change.addresses.is_empty() {
             self.proxies.mark_addresses(&change.addresses);
         }
+        if !change.hosts.is_empty() {
+            self.proxies.mark_hosts(&change.hosts);
+        }
     }
 }

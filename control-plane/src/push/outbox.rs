@@ -32,6 +32,10 @@ const BATCH: usize = 128;
 const MAX_SERVICES: usize = 10_000;
 /// Addresses that one proxy may subscribe to.
 const MAX_ADDRESSES: usize = 4_096;
+/// Hosts outside the mesh that one proxy may subscribe to.
+const MAX_HOSTS: usize = 4_096;
+/// The longest name there is (RFC 1035 section 2.3.4).
+const MAX_HOST_BYTES: usize = 253;
 
 /// Where the newest state is found.
 pub(crate) struct Sources<'a> {
@@ -108,10 +112,13 @@ pub(crate) struct Outbox {
     asked: HashSet<ServiceName>,
     /// The addresses that it asked for, and where each leads as far as it was told.
     addresses: HashMap<SocketAddr, Option<ServiceName>>,
+    /// The hosts that it asked for, and which service stands for each as far as it was told.
+    hosts: HashMap<String, Option<ServiceName>>,
     /// What it has: all that it asked for, and what routes lead to.
     sent: HashMap<ServiceName, Sent>,
     pending: BTreeSet<ServiceName>,
     pending_addresses: BTreeSet<SocketAddr>,
+    pending_hosts: BTreeSet<String>,
     pending_unknown: Vec<v1::Destination>,
     pending_leases: BTreeMap<Arc<str>, Lease>,
     unacknowledged: VecDeque<Unacknowledged>,
@@ -131,8 +138,10 @@ impl Outbox {
             inbound: None,
             asked: HashSet::new(),
             addresses: HashMap::new(),
+            hosts: HashMap::new(),
             sent: HashMap::new(),
             pending_addresses: BTreeSet::new(),
+            pending_hosts: BTreeSet::new(),
             pending_unknown: Vec::new(),
             pending_leases: BTreeMap::new(),
             unacknowledged: VecDeque::new(),
@@ -158,6 +167,7 @@ impl Outbox {
             let known = match &destination.destination {
                 Some(Kind::Service(name)) => self.subscribe_service(name),
                 Some(Kind::Address(text)) => self.subscribe_address(text),
+                Some(Kind::Host(host)) => self.subscribe_host(host),
                 None => true, // a kind of destination from a newer proxy, which cannot be named in an answer
             };
             if !known && self.pending_unknown.len() < WINDOW {
@@ -186,11 +196,27 @@ impl Outbox {
         true
     }
 
+    /// Callers invent hosts: one that leads nowhere makes room, and may be asked for again.
+    fn subscribe_host(&mut self, host: &str) -> bool {
+        if host.is_empty() || host.len() > MAX_HOST_BYTES {
+            return false;
+        }
+        if self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(host) {
+            let nowhere = self.hosts.iter().find(|(_, leads_to)| leads_to.is_none());
+            let Some(nowhere) = nowhere.map(|(host, _)| host.clone()) else { return false };
+            self.hosts.remove(&nowhere);
+        }
+        self.hosts.insert(host.to_owned(), None);
+        self.pending_hosts.insert(host.to_owned());
+        true
+    }
+
     /// Takes services out that the workload does not call any more.
     pub(crate) fn unsubscribe(&mut self, services: &[v1::ServiceName]) {
         for service in services.iter().filter_map(|name| name_of(name).ok()) {
             self.asked.remove(&service);
             self.addresses.retain(|_, leads_to| leads_to.as_ref() != Some(&service));
+            self.hosts.retain(|_, leads_to| leads_to.as_ref() != Some(&service));
             // The proxy may have dropped it although a route of another still leads there.
             if self.sent.contains_key(&service) {
                 self.resend(service);
@@ -238,12 +264,19 @@ impl Outbox {
         self.pending_leases.insert(limit, lease);
     }
 
+    /// Notes that other services may stand for hosts now. Returns whether that concerns this proxy.
+    pub(crate) fn mark_hosts(&mut self, changed: &BTreeSet<String>) -> bool {
+        self.pending_hosts.extend(changed.iter().filter(|host| self.hosts.contains_key(*host)).cloned());
+        !self.pending_hosts.is_empty()
+    }
+
     /// Whether nothing is unacknowledged, refused or waiting.
     pub(crate) fn is_settled(&self) -> bool {
         self.unacknowledged.is_empty()
             && self.refused.is_empty()
             && self.pending.is_empty()
             && self.pending_addresses.is_empty()
+            && self.pending_hosts.is_empty()
             && self.pending_unknown.is_empty()
     }
 
@@ -293,6 +326,7 @@ impl Outbox {
         if self.unacknowledged.len() < WINDOW {
             self.fill_settings(sources, &mut turn);
             self.fill_addresses(sources, &mut turn);
+            self.fill_hosts(sources, &mut turn);
             self.fill_services(sources, &mut turn);
         }
         let numbered = turn.updates.into_iter().map(|(subject, version, update)| {
@@ -342,6 +376,20 @@ impl Outbox {
                     let destination = Some(Kind::Address(address.to_string()));
                     turn.not_found(v1::Destination { destination });
                 }
+            }
+        }
+    }
+
+    fn fill_hosts(&mut self, sources: &Sources<'_>, turn: &mut Turn) {
+        for host in std::mem::take(&mut self.pending_hosts) {
+            let Some(leads_to) = self.hosts.get_mut(&host) else { continue };
+            *leads_to = sources.world.model.service_for_host(&host, &self.client_namespace).cloned();
+            match leads_to.clone() {
+                Some(service) => {
+                    self.asked.insert(service.clone());
+                    self.resend(service);
+                }
+                None => turn.not_found(v1::Destination { destination: Some(Kind::Host(host)) }),
             }
         }
     }
@@ -510,7 +558,7 @@ impl Turn {
     fn not_found(&mut self, destination: v1::Destination) {
         let what = match &destination.destination {
             Some(Kind::Service(name)) => format!("{}.{}", name.name, name.namespace),
-            Some(Kind::Address(address)) => address.clone(),
+            Some(Kind::Address(text) | Kind::Host(text)) => text.clone(),
             None => return,
         };
         let not_found = v1::NotFound { destination: Some(destination) };

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access_policy::AccessMode;
+use super::egress::Egress;
 use super::problem::{FieldPath, Problems};
 use super::service_policy::RequestDefaults;
 use super::{Document, Kind, Resource};
@@ -43,6 +44,9 @@ pub struct MeshConfigSpec {
     /// Timeouts and retries where neither a route nor a ServicePolicy says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<RequestDefaults>,
+    /// What may be called outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
     /// How routes are resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<Routing>,
@@ -155,6 +159,9 @@ impl Document for MeshConfig {
         }
         if let Some(defaults) = &self.spec.defaults {
             defaults.check(&spec.field("defaults"), problems);
+        }
+        if let Some(egress) = &self.spec.egress {
+            egress.check(&spec.field("egress"), problems);
         }
     }
 

@@ -1,7 +1,7 @@
 //! core/v1 `Service`: defaults and validation of the part of it that a mesh without Kubernetes uses.
 //!
 //! Names, ports, protocols and addresses count. Endpoints come from the proxies that register, so a selector is
-//! kept and selects nothing; a service of `type: ExternalName` is no part of the mesh and is refused.
+//! kept and selects nothing; those of a service of `type: ExternalName` are the addresses of a host outside the mesh.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::metadata::{is_label, is_label_key};
+use super::metadata::{is_label, is_label_key, is_subdomain};
 use super::{Document, FieldPath, Kind, Problems, Resource};
 
 /// A service has at most so many ports.
@@ -41,6 +41,7 @@ impl Document for Service {
         let path = FieldPath::root().field("spec");
         let Some(spec) = &self.spec else { return };
         check_type(spec, &path, problems);
+        check_external_name(spec, &path, problems);
         check_addresses(spec, &path, problems);
         let ports = spec.ports.as_deref().unwrap_or_default();
         let headless = spec.cluster_ip.as_deref() == Some("None");
@@ -62,14 +63,10 @@ impl Document for Service {
 
 fn check_type(spec: &ServiceSpec, path: &FieldPath, problems: &mut Problems) {
     match spec.type_.as_deref().unwrap_or_default() {
-        "ClusterIP" | "NodePort" | "LoadBalancer" => {}
-        "ExternalName" => problems.error(
-            &path.field("type"),
-            "ExternalName is not supported: a service outside is no part of the mesh; call it by its own name",
-        ),
+        "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName" => {}
         other => problems.error(
             &path.field("type"),
-            format!("{other:?} is not supported; expected ClusterIP, NodePort or LoadBalancer"),
+            format!("{other:?} is not supported; expected ClusterIP, NodePort, LoadBalancer or ExternalName"),
         ),
     }
     match spec.session_affinity.as_deref().unwrap_or_default() {
@@ -82,6 +79,36 @@ fn check_type(spec: &ServiceSpec, path: &FieldPath, problems: &mut Problems) {
             &path.field("sessionAffinity"),
             format!("{other:?} is not supported; expected None or ClientIP"),
         ),
+    }
+}
+
+/// A service outside the mesh is a host, has no address of its own, and names its host's ports by number.
+fn check_external_name(spec: &ServiceSpec, path: &FieldPath, problems: &mut Problems) {
+    let name = spec.external_name.as_deref().unwrap_or_default();
+    if spec.type_.as_deref() != Some("ExternalName") {
+        if !name.is_empty() {
+            problems.error(&path.field("externalName"), "must be left out: type is not ExternalName");
+        }
+        return;
+    }
+    let host = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    if name.is_empty() {
+        problems
+            .error(&path.field("externalName"), "is required where type is ExternalName: the host outside");
+    } else if host.parse::<IpAddr>().is_err() && !is_subdomain(&host) {
+        problems
+            .error(&path.field("externalName"), format!("{name:?} is neither a DNS name nor an IP address"));
+    }
+    if spec.cluster_ip.is_some() || spec.cluster_ips.as_ref().is_some_and(|all| !all.is_empty()) {
+        problems.error(&path.field("clusterIP"), "must be left out: a host outside has addresses of its own");
+    }
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        if let Some(IntOrString::String(name)) = &port.target_port {
+            problems.error(
+                &path.field("ports").index(index).field("targetPort"),
+                format!("{name:?} must be a number: no workload outside names its ports"),
+            );
+        }
     }
 }
 
@@ -231,11 +258,38 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_meaning_in_the_mesh_is_refused_or_told() {
+    fn a_service_outside_the_mesh_is_a_host_and_its_ports() {
+        for host in ["api.example.com", "API.example.com.", "192.0.2.7", "'2001:db8::7'"] {
+            accepted(&service(&format!(
+                "{{type: ExternalName, externalName: {host}, ports: [{{port: 80, targetPort: 443}}]}}"
+            )));
+        }
         assert_problems(
-            &service("{type: ExternalName, externalName: a.b, ports: [{port: 1}]}"),
-            &["spec.type: ExternalName is not supported"],
+            &service(
+                "{type: ExternalName, externalName: 'a b', clusterIP: None, ports: [{port: 1, targetPort: web}]}",
+            ),
+            &[
+                "spec.externalName: \"a b\" is neither a DNS name nor an IP address",
+                "spec.clusterIP: must be left out",
+                "spec.ports[0].targetPort: \"web\" must be a number",
+            ],
         );
+        assert_problems(
+            &service("{type: ExternalName, ports: [{port: 1}]}"),
+            &["spec.externalName: is required"],
+        );
+        assert_problems(
+            &service("{externalName: a.b, ports: [{port: 1}]}"),
+            &["spec.externalName: must be left out"],
+        );
+        assert_problems(
+            &service("{type: Other, ports: [{port: 1}]}"),
+            &["spec.type: \"Other\" is not supported"],
+        );
+    }
+
+    #[test]
+    fn what_has_no_meaning_in_the_mesh_is_refused_or_told() {
         assert_problems(
             &service("{clusterIP: 10.0.0, clusterIPs: [10.0.0.1], ports: [{port: 1}]}"),
             &[

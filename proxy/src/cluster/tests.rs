@@ -60,6 +60,7 @@ impl Bench {
             ports: Vec::new(),
             policy: Arc::clone(&policy),
             endpoints,
+            external: None,
             last_used: Arc::default(),
         };
         Self { cluster: Cluster::new(&service, now), policy, now, rng: StdRng::seed_from_u64(2) }

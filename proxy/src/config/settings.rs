@@ -10,13 +10,14 @@ use super::limits::LIMIT_FIELDS;
 use crate::args::ProxyArgs;
 
 /// Fields of the file of `--config` beside `limits`.
-pub(super) const FIELDS: [&str; 21] = [
+pub(super) const FIELDS: [&str; 23] = [
     "access-log",
     "admin",
     "advertise",
     "app",
     "control-plane",
     "detect-timeout",
+    "dns",
     "drain-timeout",
     "health",
     "inbound",
@@ -25,6 +26,7 @@ pub(super) const FIELDS: [&str; 21] = [
     "namespace",
     "otlp-endpoint",
     "outbound",
+    "outside-roots",
     "persist-identity",
     "sampling",
     "service",

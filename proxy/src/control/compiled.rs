@@ -11,7 +11,7 @@ use outrigger_api::v1::backend::Target;
 use outrigger_api::{ServiceName, v1};
 
 use crate::policy::{self, PolicyError};
-use crate::snapshot::{BackendPolicy, ServicePort};
+use crate::snapshot::{BackendPolicy, External, ExternalPort, Protocol, ServicePort};
 
 /// A `Service` message that can be used.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub(super) struct Compiled {
     pub(super) ports: Vec<Arc<ServicePort>>,
     pub(super) policy: Arc<BackendPolicy>,
     pub(super) addresses: Vec<IpAddr>,
+    pub(super) external: Option<Arc<External>>,
     /// The services that its rules lead to, each once.
     pub(super) backends: Vec<ServiceName>,
 }
@@ -42,7 +43,26 @@ impl Compiled {
             }
         }
         let backends = backends(&raw);
-        Ok(Self { raw, ports, policy, addresses: parts.addresses, backends })
+        let (addresses, external) = (parts.addresses, parts.external);
+        Ok(Self { raw, ports, policy, addresses, external, backends })
+    }
+
+    /// A service for a host that no document lists, with the defaults for everything. `None`: it is no host.
+    pub(super) fn unlisted(host: Arc<str>, port: u16) -> Option<Self> {
+        let ports = vec![ExternalPort::new(&host, port, port, None).ok()?];
+        Some(Self {
+            raw: v1::Service::default(),
+            ports: vec![Arc::new(ServicePort {
+                port,
+                protocol: Protocol::Detect,
+                routes: None,
+                tcp_backends: Vec::new(),
+            })],
+            policy: Arc::default(),
+            addresses: Vec::new(),
+            external: Some(Arc::new(External { host, ports, listed: false })),
+            backends: Vec::new(),
+        })
     }
 }
 

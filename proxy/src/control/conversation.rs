@@ -21,13 +21,14 @@ use super::counters::Counters;
 use super::fleet::{self, Fleet};
 use super::keeping::Keeping;
 use super::link::{Event, OUTGOING};
+use super::lookups::Lookups;
 use super::model::{Asked, Model};
 use super::readiness::Readiness;
 use super::reason::reason;
 use super::refused::Refused;
 use super::view::Troubles;
 use super::waiting::Waiting;
-use crate::directory::{Answer, Ask, Unresolved, find_address, find_name};
+use crate::directory::{Answer, Ask, Unresolved, find_address, find_host, find_name};
 use crate::health::Health;
 use crate::identity::Identities;
 use crate::identity::issue::read_bundle;
@@ -49,6 +50,10 @@ const ADDRESS_MISSING: u64 = 30;
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Addresses remembered as no service's.
 const MAX_MISSING_ADDRESSES: usize = 1024;
+/// A host that no document lists is asked for again after so long, seconds.
+const HOST_MISSING: u64 = 30;
+/// Hosts remembered as listed by no document.
+const MAX_MISSING_HOSTS: usize = 1024;
 /// Room in the outgoing queue that reports leave to everything else.
 const RESERVED_FOR_OTHERS: usize = OUTGOING / 2;
 
@@ -90,9 +95,14 @@ pub(super) struct Conversation {
     pub(super) names: Waiting<ServiceName>,
     pub(super) addresses: Waiting<SocketAddr>,
     pub(super) missing_addresses: HashMap<SocketAddr, u64>,
+    /// Hosts outside the mesh, by port.
+    pub(super) hosts: Waiting<(Arc<str>, u16)>,
+    pub(super) missing_hosts: HashMap<Arc<str>, u64>,
+    pub(super) lookups: Lookups,
     /// Of the questions being taken: names forgotten to make room, and addresses new to the table.
     pub(super) evicted: Vec<ServiceName>,
     pub(super) asked_addresses: Vec<SocketAddr>,
+    pub(super) asked_hosts: Vec<Arc<str>>,
     /// The limits of the whole mesh that are enforced here.
     pub(super) fleet: Fleet,
     pub(super) keeping: Keeping,
@@ -126,6 +136,10 @@ impl Conversation {
                     self.health_changed(health);
                 }
                 Some(report) = inbox.reports.recv() => self.report(report),
+                Some((host, addresses)) = self.lookups.next() => {
+                    self.model.resolved(&host, addresses);
+                    self.publish();
+                }
                 command = inbox.commands.recv() => match command {
                     Some(Command::Goodbye(reply)) => self.goodbye(reply),
                     Some(Command::Stop) | None => break,
@@ -198,7 +212,10 @@ impl Conversation {
         self.fleet.opened();
         let names = self.model.begin_stream().into_iter().map(|name| Destination::Service((&name).into()));
         let addresses = self.addresses.keys().map(|address| Destination::Address(address.to_string()));
-        let all: Vec<Destination> = names.chain(addresses).collect();
+        let mut hosts = self.model.unlisted_hosts();
+        hosts.extend(self.hosts.keys().map(|(host, _)| host.clone()));
+        let hosts = hosts.into_iter().map(|host| Destination::Host(host.to_string()));
+        let all: Vec<Destination> = names.chain(addresses).chain(hosts).collect();
         self.subscribe(all);
     }
 
@@ -222,10 +239,10 @@ impl Conversation {
                 Ok(self.identities.install_bundle(bundle)?)
             }
             Update::NotFound(raw) => {
-                if let Some(Destination::Address(address)) =
-                    raw.destination.as_ref().and_then(|d| d.destination.as_ref())
-                {
-                    self.address_missing(address)?;
+                match raw.destination.as_ref().and_then(|d| d.destination.as_ref()) {
+                    Some(Destination::Address(address)) => self.address_missing(address)?,
+                    Some(Destination::Host(host)) => self.host_missing(host),
+                    Some(Destination::Service(_)) | None => {}
                 }
                 self.model.apply(nonce, Update::NotFound(raw), self.second())
             }
@@ -244,6 +261,29 @@ impl Conversation {
         }
         self.addresses.answer(|key| (*key == address).then_some(Err(Unresolved::Missing)));
         Ok(())
+    }
+
+    /// No document lists the host: whoever waits for it may have it all the same, or not.
+    fn host_missing(&mut self, host: &str) {
+        let host: Arc<str> = host.into();
+        if self.missing_hosts.len() < MAX_MISSING_HOSTS {
+            self.missing_hosts.insert(host.clone(), self.second());
+        }
+        let ports = self.hosts.keys().filter(|(waited_for, _)| *waited_for == host).map(|(_, port)| *port);
+        for port in ports.collect::<Vec<_>>() {
+            self.go_outside(&host, port);
+        }
+    }
+
+    fn go_outside(&mut self, host: &Arc<str>, port: u16) {
+        let refusal = if !self.model.allows(host) {
+            Unresolved::NotAllowed
+        } else if self.model.open(host, port, self.second()) == Asked::Waiting {
+            return; // answered when it is resolved
+        } else {
+            Unresolved::Missing
+        };
+        self.hosts.answer(|key| (key.0 == *host && key.1 == port).then_some(Err(refusal)));
     }
 
     fn refuse(&mut self, nonce: u64, refused: &Refused) {
@@ -267,6 +307,9 @@ impl Conversation {
     pub(super) fn publish(&mut self) {
         let needed = self.model.take_subscriptions();
         self.subscribe(needed.iter().map(|name| Destination::Service(name.into())).collect());
+        if let Some(hosts) = self.model.take_hosts() {
+            self.lookups.follow(&hosts, Instant::now());
+        }
         if !self.model.settle() {
             return;
         }
@@ -275,6 +318,7 @@ impl Conversation {
         let snapshot = self.snapshots.current();
         self.names.answer(|name| find_name(&snapshot, name));
         self.addresses.answer(|address| find_address(&snapshot, *address).map(Ok));
+        self.hosts.answer(|(host, port)| find_host(&snapshot, host, *port).map(Ok));
         if self.model.take_worth_keeping() {
             self.keeping.note();
         }
@@ -363,6 +407,8 @@ impl Conversation {
         self.unsubscribe(&evicted);
         let addresses = std::mem::take(&mut self.asked_addresses);
         self.subscribe(addresses.iter().map(|address| Destination::Address(address.to_string())).collect());
+        let hosts = std::mem::take(&mut self.asked_hosts);
+        self.subscribe(hosts.iter().map(|host| Destination::Host(host.to_string())).collect());
         self.publish();
     }
 
@@ -377,6 +423,10 @@ impl Conversation {
             Ask::Address(address, reply) => match find_address(&snapshot, address) {
                 Some(service) => answered(reply, Ok(service)),
                 None => self.ask_address(address, reply),
+            },
+            Ask::Host(host, port, reply) => match find_host(&snapshot, &host, port) {
+                Some(service) => answered(reply, Ok(service)),
+                None => self.ask_host(host, port, reply),
             },
         };
         if !accepted {
@@ -406,6 +456,17 @@ impl Conversation {
         waits
     }
 
+    fn ask_host(&mut self, host: Arc<str>, port: u16, reply: oneshot::Sender<Answer>) -> bool {
+        let new = !self.hosts.keys().any(|(waited_for, _)| *waited_for == host);
+        let waits = self.hosts.add((host.clone(), port), reply);
+        if waits && self.missing_hosts.contains_key(&host) {
+            self.go_outside(&host, port);
+        } else if waits && new {
+            self.asked_hosts.push(host);
+        }
+        waits
+    }
+
     // ---- the passing of time ------------------------------------------------------------------------------
 
     /// Seconds since the proxy started.
@@ -423,7 +484,9 @@ impl Conversation {
             self.swept = second;
             self.sweep(second);
         }
-        self.keeping.write(&self.model, Instant::now());
+        let now = Instant::now();
+        self.lookups.start(now);
+        self.keeping.write(&self.model, now);
     }
 
     fn look(&mut self, now: Instant) {
@@ -437,6 +500,8 @@ impl Conversation {
     fn sweep(&mut self, second: u64) {
         self.names.forget_gone();
         self.addresses.forget_gone();
+        self.hosts.forget_gone();
+        self.missing_hosts.retain(|_, since| *since + HOST_MISSING > second);
         self.missing_addresses.retain(|_, since| *since + ADDRESS_MISSING > second);
         // Without the control plane what is forgotten could not be had again.
         if self.stream.outgoing.is_some() {

@@ -23,12 +23,15 @@ use super::refused::Refused;
 use super::visible::{self, Candidate};
 use crate::policy;
 use crate::rate_limit::State;
-use crate::snapshot::{Endpoints, Inbound, MeshSettings, Service, Snapshot};
+use crate::snapshot::{Endpoints, HostServices, Inbound, MeshSettings, Service, Snapshot};
 
 /// Services that one proxy follows, most of them backends of others.
 pub(super) const MAX_SERVICES: usize = 10_000;
 /// Names that were asked for and are not there, or not yet. A caller can invent as many as it likes.
 pub(super) const MAX_EMPTY: usize = 1024;
+
+/// Hosts, by port, that may be followed although no document lists them.
+pub(super) const MAX_UNLISTED: usize = 1024;
 
 /// Everything that was said and is still good.
 #[derive(Debug, Default)]
@@ -40,6 +43,14 @@ pub(super) struct Model {
     services: HashMap<ServiceName, Entry>,
     /// The buckets of all rate limits.
     ledger: Ledger,
+    /// Of the workload: of two services for one host its own counts.
+    namespace: Arc<str>,
+    /// What hosts outside the mesh were last resolved to.
+    resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
+    /// Names given to hosts that no document lists.
+    named: u64,
+    /// Other hosts are needed than at the last call of [`Model::take_hosts`].
+    hosts_changed: bool,
     /// Names to subscribe to, in the order in which the need was seen.
     subscribe: Vec<ServiceName>,
     /// Something was said that was not known, since the last [`Model::settle`].
@@ -55,6 +66,10 @@ struct Entry {
     /// The newest policy that could be read.
     newest: Option<Arc<Compiled>>,
     endpoints: Option<Arc<Endpoints>>,
+    /// The same of a service outside the mesh, as its host was resolved; the control plane knows of none.
+    outside: Option<Arc<Endpoints>>,
+    /// No document made it, and the control plane does not know it.
+    unlisted: bool,
     /// The endpoints are the stream's own: a change may build on them.
     in_step: bool,
     /// What workers see, with the policy that it was made of.
@@ -88,6 +103,35 @@ impl Entry {
         self.newest.is_none() && self.shown.is_none()
     }
 
+    /// The endpoints that go with a policy.
+    fn endpoints_of(&self, compiled: &Compiled) -> Option<&Arc<Endpoints>> {
+        if compiled.external.is_some() { self.outside.as_ref() } else { self.endpoints.as_ref() }
+    }
+
+    fn host(&self) -> Option<&Arc<str>> {
+        Some(&self.newest.as_ref()?.external.as_ref()?.host)
+    }
+
+    /// Takes in what the host was resolved to, `None`: it has not been yet. Returns whether that changes anything.
+    fn resolve(&mut self, addresses: Option<&[IpAddr]>) -> bool {
+        let Some(external) = self.newest.as_ref().and_then(|newest| newest.external.clone()) else {
+            return false;
+        };
+        let next = addresses.map(|addresses| {
+            let changed = external.endpoints(addresses);
+            let change = Change { version: 0, whole: true, changed, removed: Vec::new() };
+            endpoint_set::changed(self.outside.as_deref(), change)
+        });
+        let same = match (&self.outside, &next) {
+            (Some(before), Some(next)) => endpoint_set::same(before, next),
+            (before, next) => before.is_none() && next.is_none(),
+        };
+        if !same {
+            self.outside = next.map(Arc::new);
+        }
+        !same
+    }
+
     fn backends(&self) -> impl Iterator<Item = &ServiceName> {
         let shown = self.shown.iter().flat_map(|(compiled, _)| &compiled.backends);
         self.newest.iter().flat_map(|compiled| &compiled.backends).chain(shown)
@@ -95,7 +139,7 @@ impl Entry {
 
     /// The service as workers see it, made anew only if policy or endpoints changed.
     fn show(&mut self, compiled: Arc<Compiled>, name: &ServiceName) {
-        let Some(endpoints) = self.endpoints.clone() else { return };
+        let Some(endpoints) = self.endpoints_of(&compiled).cloned() else { return };
         if let Some((known, service)) = &self.shown
             && Arc::ptr_eq(known, &compiled)
             && Arc::ptr_eq(&service.endpoints, &endpoints)
@@ -108,6 +152,7 @@ impl Entry {
             ports: compiled.ports.clone(),
             policy: compiled.policy.clone(),
             endpoints,
+            external: compiled.external.clone(),
             last_used: self.last_used.clone(),
         };
         self.shown = Some((compiled, Arc::new(service)));
@@ -124,6 +169,11 @@ pub(super) enum Asked {
 }
 
 impl Model {
+    /// Of a proxy whose workload is in `namespace`.
+    pub(super) fn new(namespace: &str) -> Self {
+        Self { namespace: namespace.into(), ..Self::default() }
+    }
+
     /// Whether the settings that hold for every service have arrived.
     pub(super) fn has_settings(&self) -> bool {
         self.raw_mesh.is_some()
@@ -160,6 +210,79 @@ impl Model {
         Some(oldest)
     }
 
+    /// Whether `host` may be called although no document lists it.
+    pub(super) fn allows(&self, host: &str) -> bool {
+        !self.mesh.egress.listed_only || host.parse().is_ok_and(|address| self.mesh.egress.allows(address))
+    }
+
+    /// A worker wants a host that no document lists, and may have it.
+    pub(super) fn open(&mut self, host: &Arc<str>, port: u16, second: u64) -> Asked {
+        let is_it = |entry: &&Entry| {
+            let ports = entry.newest.iter().flat_map(|newest| &newest.ports);
+            entry.unlisted && entry.host() == Some(host) && ports.into_iter().any(|known| known.port == port)
+        };
+        if let Some(entry) = self.services.values().find(is_it) {
+            entry.last_used.fetch_max(second, Ordering::Relaxed);
+            return Asked::Waiting;
+        }
+        let Some(compiled) = Compiled::unlisted(host.clone(), port) else { return Asked::Full };
+        if self.services.values().filter(|entry| entry.unlisted).count() >= MAX_UNLISTED {
+            let unlisted = self.services.iter().filter(|(_, entry)| entry.unlisted);
+            let oldest = unlisted.min_by_key(|(_, entry)| entry.last_used.load(Ordering::Relaxed));
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                self.forget(&oldest);
+            }
+        }
+        self.named += 1;
+        let name = ServiceName::new("outrigger", &format!("external-{}", self.named));
+        let Ok(name) = name else { return Asked::Full };
+        let mut entry = Entry { unlisted: true, newest: Some(Arc::new(compiled)), ..Entry::new(second) };
+        entry.resolve(self.resolved.get(host).map(AsRef::as_ref));
+        self.services.insert(name, entry);
+        self.changed = true;
+        self.hosts_changed = true;
+        Asked::Waiting
+    }
+
+    /// Takes in what a host was resolved to. `None`: nothing, so that what it was before stays.
+    pub(super) fn resolved(&mut self, host: &Arc<str>, addresses: Option<Vec<IpAddr>>) {
+        if addresses.is_none() && self.resolved.contains_key(host) {
+            return;
+        }
+        let addresses: Arc<[IpAddr]> = addresses.unwrap_or_default().into();
+        self.resolved.insert(host.clone(), addresses.clone());
+        for entry in self.services.values_mut().filter(|entry| entry.host() == Some(host)) {
+            self.changed |= entry.resolve(Some(&addresses));
+        }
+    }
+
+    /// The hosts that are to be resolved, if they are others than at the last call.
+    pub(super) fn take_hosts(&mut self) -> Option<HashSet<Arc<str>>> {
+        if !std::mem::take(&mut self.hosts_changed) {
+            return None;
+        }
+        let hosts: HashSet<Arc<str>> = self.services.values().filter_map(Entry::host).cloned().collect();
+        self.resolved.retain(|host, _| hosts.contains(host));
+        Some(hosts)
+    }
+
+    /// Hosts that are called although no document lists them.
+    pub(super) fn unlisted_hosts(&self) -> HashSet<Arc<str>> {
+        let unlisted = self.services.values().filter(|entry| entry.unlisted);
+        unlisted.filter_map(Entry::host).cloned().collect()
+    }
+
+    /// Forgets hosts that may not be called any more.
+    fn close_unlisted(&mut self) {
+        let closed = self
+            .services
+            .iter()
+            .filter(|(_, entry)| entry.unlisted && !entry.host().is_some_and(|host| self.allows(host)));
+        for name in closed.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.forget(&name);
+        }
+    }
+
     fn follow(&mut self, name: &ServiceName, second: u64) -> &mut Entry {
         if !self.services.contains_key(name) {
             self.subscribe.push(name.clone());
@@ -169,8 +292,9 @@ impl Model {
 
     fn forget(&mut self, name: &ServiceName) {
         self.changed = true;
-        let known = self.services.remove(name).is_some_and(|entry| !entry.empty());
-        self.worth_keeping |= known;
+        let entry = self.services.remove(name);
+        self.hosts_changed |= entry.as_ref().is_some_and(|entry| entry.host().is_some());
+        self.worth_keeping |= entry.is_some_and(|entry| !entry.empty() && !entry.unlisted);
         self.subscribe.retain(|waiting| waiting != name);
     }
 
@@ -188,7 +312,8 @@ impl Model {
             // Nonces count within one stream.
             entry.held = entry.held.map(|held| Held { reported: true, ..held });
         }
-        self.services.keys().cloned().collect()
+        let listed = self.services.iter().filter(|(_, entry)| !entry.unlisted);
+        listed.map(|(name, _)| name.clone()).collect()
     }
 
     /// Takes one update in. A bundle and a lease are not the model's and are ignored here.
@@ -201,6 +326,7 @@ impl Model {
                 if self.raw_mesh.as_ref() != Some(&raw) {
                     self.mesh = Arc::new(policy::mesh(&raw)?);
                     self.raw_mesh = Some(raw);
+                    self.close_unlisted();
                     self.note_change();
                 }
                 Ok(())
@@ -243,8 +369,11 @@ impl Model {
         for backend in &unknown {
             self.follow(backend, second);
         }
+        let addresses = compiled.external.as_ref().and_then(|it| self.resolved.get(&it.host)).cloned();
+        self.hosts_changed |= compiled.external.is_some() || newest.is_some_and(|it| it.external.is_some());
         let entry = self.follow(&name, second);
         entry.newest = Some(compiled);
+        entry.resolve(addresses.as_deref());
         entry.missing = false;
         entry.held = Some(Held { nonce, since: second, reported: false });
         self.note_change();
@@ -295,6 +424,7 @@ impl Model {
         let name = read_name("notFound.destination.service", Some(name))?;
         if let Some(entry) = self.services.get_mut(&name) {
             self.worth_keeping |= !entry.empty();
+            self.hosts_changed |= entry.host().is_some();
             entry.missing = true;
             entry.newest = None;
             entry.held = None;
@@ -342,6 +472,7 @@ impl Model {
             if entry.missing && !needed.contains(name) {
                 entry.shown = None;
                 entry.endpoints = None;
+                entry.outside = None;
             }
         }
     }
@@ -357,8 +488,27 @@ impl Model {
             services: shown().map(|(name, (_, service))| (name.clone(), service.clone())).collect(),
             missing: missing.map(|(name, _)| (name.clone(), ())).collect(),
             addresses: addresses.collect::<HashMap<IpAddr, _>>(),
+            hosts: self.hosts(),
             inbound: self.inbound.clone(),
         }
+    }
+
+    fn hosts(&self) -> HashMap<Arc<str>, HostServices> {
+        let mut hosts: HashMap<Arc<str>, HostServices> = HashMap::new();
+        let shown = self.services.iter().filter_map(|(name, entry)| Some((name, entry.shown.as_ref()?)));
+        for (name, (compiled, _)) in shown {
+            let Some(external) = &compiled.external else { continue };
+            let known = hosts.entry(external.host.clone()).or_default();
+            if !external.listed {
+                known.unlisted.extend(external.ports.iter().map(|port| (port.port, name.clone())));
+                continue;
+            }
+            let rank = |name: &ServiceName| (*name.namespace() != *self.namespace, name.clone());
+            if known.listed.as_ref().is_none_or(|other| rank(name) < rank(other)) {
+                known.listed = Some(name.clone());
+            }
+        }
+        hosts
     }
 
     /// The oldest update of this stream that waits for a backend and has not been reported.
@@ -393,7 +543,7 @@ impl Model {
 
     fn lacking(&self, name: &ServiceName) -> String {
         let Some(entry) = self.services.get(name) else { return String::new() };
-        if entry.endpoints.is_none() {
+        if entry.newest.as_ref().is_some_and(|newest| entry.endpoints_of(newest).is_none()) {
             return "its own endpoints".to_owned();
         }
         let lacks = |b: &&ServiceName| self.services.get(*b).is_none_or(|e| e.shown.is_none() && !e.missing);
@@ -410,10 +560,12 @@ impl Model {
         });
         let idle: Vec<ServiceName> =
             self.services.keys().filter(|name| !kept.contains(*name)).cloned().collect();
+        let known = |name: &ServiceName| self.services.get(name).is_some_and(|entry| !entry.unlisted);
+        let told: Vec<ServiceName> = idle.iter().filter(|name| known(name)).cloned().collect();
         for name in &idle {
             self.forget(name);
         }
-        idle
+        told
     }
 
     /// The limits of the whole mesh that are in force here.
@@ -430,10 +582,11 @@ impl Model {
     pub(super) fn messages(&self) -> Vec<v1::ControlMessage> {
         let mesh = self.raw_mesh.iter().cloned().map(Update::Mesh);
         let inbound = self.raw_inbound.iter().cloned().map(Update::Inbound);
-        let services =
-            self.services.values().filter(|entry| !entry.missing).filter_map(|entry| entry.shown.as_ref());
-        let services = services.flat_map(|(compiled, service)| {
-            [Update::Service(Box::new(compiled.raw.clone())), Update::Endpoints(raw_endpoints(service))]
+        let kept = self.services.values().filter(|entry| !entry.missing && !entry.unlisted);
+        let services = kept.filter_map(|entry| entry.shown.as_ref()).flat_map(|(compiled, service)| {
+            // A host outside is resolved anew.
+            let endpoints = service.external.is_none().then(|| Update::Endpoints(raw_endpoints(service)));
+            [Some(Update::Service(Box::new(compiled.raw.clone()))), endpoints].into_iter().flatten()
         });
         // A backend that is known to be missing holds back nobody, in the next life neither.
         let backends: HashSet<&ServiceName> = self.services.values().flat_map(Entry::backends).collect();
@@ -462,7 +615,7 @@ impl Model {
 impl Entry {
     fn candidate(&self) -> Candidate<'_, ServiceName> {
         Candidate {
-            complete: self.newest.is_some() && self.endpoints.is_some(),
+            complete: self.newest.as_ref().is_some_and(|newest| self.endpoints_of(newest).is_some()),
             settled: self.shown.is_some() || self.missing,
             backends: self.newest.as_ref().map_or(&[], |compiled| &compiled.backends),
         }

@@ -59,7 +59,7 @@ fn service(text: &str, version: u64) -> v1::Service {
         version,
         ports: vec![v1::ServicePort { port: 80, name: "http".to_owned(), ..v1::ServicePort::default() }],
         policy: Some(backend_policy()),
-        addresses: vec![],
+        ..v1::Service::default()
     }
 }
 
@@ -126,6 +126,7 @@ impl Proxy {
             started: Instant::now(),
             rng: StdRng::seed_from_u64(7),
             load: Arc::new(|| Box::pin(async { v1::LoadReport::default() })),
+            dns: None,
         };
         Self { directory, inputs }
     }

@@ -49,6 +49,10 @@ impl ControlView {
                 "samplingRatio": snapshot.mesh.sampling_ratio,
                 "accessLog": snapshot.mesh.access_log,
                 "otlpEndpoint": snapshot.mesh.otlp_endpoint,
+                "egress": {
+                    "listedOnly": snapshot.mesh.egress.listed_only,
+                    "cidrs": snapshot.mesh.egress.cidrs,
+                },
                 "traceFormats": snapshot.mesh.trace_formats.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>(),
             },
             "services": services.into_iter().map(|service| describe_service(service)).collect::<Vec<_>>(),
@@ -110,6 +114,7 @@ fn describe_service(service: &Service) -> Value {
     json!({
         "name": service.name.to_string(),
         "version": service.version,
+        "host": service.external.as_ref().map(|external| &*external.host),
         "ports": ports.collect::<Vec<_>>(),
         "endpointsVersion": service.endpoints.version,
         "endpoints": endpoints.collect::<Vec<_>>(),

@@ -244,7 +244,7 @@ fn ejected() -> Ejected {
     let endpoint = Endpoint {
         id: "payments-1".into(),
         address: "10.0.0.1:4743".parse().unwrap(),
-        identity: peer("payments"),
+        identity: crate::snapshot::Expected::Workload(peer("payments")),
         zone: "".into(),
         healthy: true,
         ports: vec![80],

@@ -147,6 +147,7 @@ fn payments() -> v1::Service {
         ports: vec![routed_port(), v1::ServicePort { port: 81, ..v1::ServicePort::default() }],
         policy: Some(backend_policy()),
         addresses: vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()],
+        ..v1::Service::default()
     }
 }
 
@@ -387,7 +388,7 @@ fn endpoints_are_read_or_refused_with_their_field() {
     let set = |changed| v1::Endpoints { changed, ..v1::Endpoints::default() };
     let read = endpoints(&set(vec![endpoint()])).unwrap();
     assert_eq!(read[0].ports, [80, 443]);
-    assert_eq!(read[0].identity.service_account(), "payments");
+    assert_eq!(read[0].identity.workload().unwrap().service_account(), "payments");
 
     let bad = v1::Endpoint {
         id: String::new(),
@@ -403,6 +404,32 @@ fn endpoints_are_read_or_refused_with_their_field() {
 }
 
 #[test]
+fn a_service_outside_is_read_or_refused_with_its_fields() {
+    let port = |port, target_port, hostname: Option<&str>| v1::ExternalPort {
+        port,
+        target_port,
+        tls: hostname.map(|hostname| v1::OriginatedTls {
+            hostname: hostname.to_owned(),
+            subject_alt_names: vec!["other.example.com".to_owned()],
+        }),
+    };
+    let outside = |host: &str, ports| v1::Service {
+        external: Some(v1::External { host: host.to_owned(), ports }),
+        ..payments()
+    };
+    let ports = vec![port(80, 443, Some("api.example.com")), port(81, 8080, None)];
+    let external = service(&outside("api.example.com", ports.clone())).unwrap().external.unwrap();
+    let authorities: Vec<&str> = external.ports.iter().map(|port| port.authority.as_str()).collect();
+    assert_eq!(authorities, ["api.example.com", "api.example.com:8080"]);
+    let address = service(&outside("2001:db8::7", ports)).unwrap().external.unwrap();
+    assert_eq!(address.port(81).unwrap().authority, "[2001:db8::7]:8080");
+    let bad = outside("a b", vec![port(0, 443, None), port(80, 443, Some("a b")), port(80, 443, None)]);
+    let fields: Vec<String> = service(&bad).unwrap_err().problems.into_iter().map(|p| p.field).collect();
+    let expected = ["ports[0].port", "ports[1].tls.hostname", "ports[2]"];
+    assert_eq!(fields, expected.map(|field| format!("service.external.{field}")));
+}
+
+#[test]
 fn settings_are_read_or_refused_with_their_field() {
     let raw = v1::MeshSettings {
         version: 3,
@@ -412,21 +439,30 @@ fn settings_are_read_or_refused_with_their_field() {
         otlp_endpoint: "http://127.0.0.1:4317".to_owned(),
         trace_formats: vec![v1::TraceFormat::W3c as i32, v1::TraceFormat::B3Multi as i32],
         path_normalization: v1::PathNormalization::None as i32,
+        egress: Some(v1::Egress { listed_only: true, cidrs: vec!["10.0.0.0/8".to_owned()] }),
     };
     let read = mesh(&raw).unwrap();
     assert_eq!(read.trace_formats, [TraceFormat::W3c, TraceFormat::B3Multi]);
     assert!(!read.normalize_paths && mesh(&v1::MeshSettings::default()).unwrap().normalize_paths);
     assert_eq!(read.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4317"));
-    assert_eq!(mesh(&v1::MeshSettings::default()).unwrap().otlp_endpoint, None);
+    assert!(
+        read.egress.allows("10.1.2.3".parse().unwrap())
+            && read.egress.allows("::ffff:10.1.2.3".parse().unwrap())
+    );
+    assert!(!read.egress.allows("192.0.2.1".parse().unwrap()));
+    let silent = mesh(&v1::MeshSettings::default()).unwrap();
+    assert_eq!(silent.otlp_endpoint, None);
+    assert!(silent.egress.allows("192.0.2.1".parse().unwrap()), "everything, where nothing is said");
 
     let bad = v1::MeshSettings {
         sampling_ratio: f64::NAN,
         otlp_endpoint: "collector".to_owned(),
         trace_formats: vec![0, 9],
+        egress: Some(v1::Egress { listed_only: true, cidrs: vec!["10.0.0.0/33".to_owned()] }),
         ..raw
     };
     let fields: Vec<String> = mesh(&bad).unwrap_err().problems.into_iter().map(|p| p.field).collect();
-    let expected = ["samplingRatio", "otlpEndpoint", "traceFormats[0]", "traceFormats[1]"];
+    let expected = ["samplingRatio", "otlpEndpoint", "traceFormats[0]", "traceFormats[1]", "egress.cidrs[0]"];
     assert_eq!(fields, expected.map(|field| format!("mesh.{field}")));
 }
 

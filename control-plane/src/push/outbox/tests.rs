@@ -103,6 +103,11 @@ impl Plane {
         self.outbox.subscribe(vec![v1::Destination { destination }]);
     }
 
+    fn subscribe_host(&mut self, host: &str) {
+        let destination = Some(Kind::Host(host.to_owned()));
+        self.outbox.subscribe(vec![v1::Destination { destination }]);
+    }
+
     fn unsubscribe(&mut self, service: &str) {
         self.outbox.unsubscribe(&[(&name(service)).into()]);
     }
@@ -117,6 +122,7 @@ impl Plane {
             self.outbox.mark(service);
         }
         self.outbox.mark_addresses(&change.addresses);
+        self.outbox.mark_hosts(&change.hosts);
     }
 
     /// Instances of a service, by number; the odd ones are unhealthy.
@@ -156,7 +162,7 @@ fn describe(message: &v1::ControlMessage) -> String {
         Update::NotFound(not_found) => {
             match not_found.destination.as_ref().unwrap().destination.as_ref().unwrap() {
                 Kind::Service(name) => format!("no {}", name.name),
-                Kind::Address(address) => format!("no {address}"),
+                Kind::Address(text) | Kind::Host(text) => format!("no {text}"),
             }
         }
         Update::RateLease(lease) => format!("part of {}", lease.limit),
@@ -276,6 +282,27 @@ fn addresses_lead_to_services() {
         "{name: alone, namespace: shop}\nspec: {clusterIP: 10.0.0.9, ",
     ));
     assert_eq!(plane.fill(), ["all alone +0 -0", "service alone"], "a later service takes it back");
+}
+
+#[test]
+fn a_host_leads_to_the_service_that_stands_for_it() {
+    const API: &str = "---
+kind: Service
+metadata: {name: api, namespace: shop}
+spec: {type: ExternalName, externalName: API.example.com., ports: [{port: 80}]}
+";
+    let mut plane = Plane::greeted(DOCUMENTS);
+    plane.subscribe_host("api.example.com");
+    assert_eq!(plane.fill(), ["no api.example.com"]);
+    plane.apply(&format!("{DOCUMENTS}{API}"));
+    assert_eq!(plane.fill(), ["all api +0 -0", "service api"], "a later service takes it back");
+    plane.apply(DOCUMENTS);
+    let sent = plane.fill();
+    assert!(sent.contains(&"no api.example.com".to_owned()), "{sent:?}");
+    for number in 0..2 * MAX_HOSTS {
+        plane.subscribe_host(&format!("h{number}.example.com"));
+    }
+    assert!(plane.outbox.hosts.len() <= MAX_HOSTS);
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn service(text: &str, version: u64, backends: &[&str]) -> Update {
             tcp_backends: vec![],
         }],
         policy: Some(crate::control::tests::backend_policy()),
-        addresses: vec![],
+        ..v1::Service::default()
     }))
 }
 
@@ -317,4 +317,125 @@ fn a_backend_that_was_missing_holds_back_nobody_in_the_next_life() {
     assert!(again.model.restore(fed.model.messages()).is_empty());
     again.model.settle();
     assert_eq!(again.shown(), ["a.shop"]);
+}
+
+// ---- outside the mesh ----
+
+const HOST: &str = "api.example.com";
+
+/// A service that stands for [`HOST`].
+fn outside(text: &str, target_port: u32) -> Update {
+    let Update::Service(service) = service(text, 1, &[]) else { unreachable!() };
+    let ports = vec![v1::ExternalPort { port: 80, target_port, tls: None }];
+    let external = Some(v1::External { host: HOST.to_owned(), ports });
+    Update::Service(Box::new(v1::Service { external, ..*service }))
+}
+
+fn listed_only() -> Update {
+    let egress = Some(v1::Egress { listed_only: true, cidrs: vec!["192.0.2.0/24".to_owned()] });
+    Update::Mesh(v1::MeshSettings { egress, ..v1::MeshSettings::default() })
+}
+
+impl Fed {
+    fn resolve(&mut self, addresses: Option<&[&str]>) {
+        let addresses = addresses.map(|all| all.iter().map(|text| text.parse().unwrap()).collect());
+        self.model.resolved(&HOST.into(), addresses);
+        self.model.settle();
+    }
+
+    /// Where the host is called, at whichever of its ports.
+    fn addresses(&self) -> Vec<String> {
+        let snapshot = self.model.snapshot();
+        let Some(known) = snapshot.hosts.get(HOST) else { return Vec::new() };
+        let names = known.listed.iter().chain(known.unlisted.iter().map(|(_, name)| name));
+        let endpoints = names.flat_map(|name| snapshot.services[name].endpoints.all.clone());
+        endpoints.map(|endpoint| endpoint.address.to_string()).collect()
+    }
+}
+
+#[test]
+fn a_service_outside_is_shown_with_what_its_host_was_resolved_to() {
+    let mut fed = Fed::default();
+    fed.feed(endpoints("api.shop", true, &["a"], &[])).unwrap();
+    fed.feed(outside("api.shop", 443)).unwrap();
+    fed.model.settle();
+    assert!(fed.model.snapshot().services.is_empty(), "not resolved yet");
+    assert_eq!(fed.model.take_hosts(), Some(HashSet::from([HOST.into()])));
+    assert_eq!(fed.model.take_hosts(), None, "told once");
+    fed.resolve(Some(&["192.0.2.1", "192.0.2.2"]));
+    assert_eq!(
+        fed.addresses(),
+        ["192.0.2.1:443", "192.0.2.2:443"],
+        "the control plane's endpoint is not one"
+    );
+    let before = fed.model.snapshot().services[&name("api.shop")].endpoints.all[1].clone();
+    fed.resolve(Some(&["192.0.2.2", "192.0.2.3"]));
+    assert_eq!(fed.addresses(), ["192.0.2.2:443", "192.0.2.3:443"]);
+    assert!(Arc::ptr_eq(&before, &fed.model.snapshot().services[&name("api.shop")].endpoints.all[0]));
+    fed.resolve(None);
+    assert_eq!(fed.addresses().len(), 2, "what it was before stays");
+    fed.feed(outside("api.shop", 8443)).unwrap();
+    fed.model.settle();
+    assert_eq!(fed.addresses(), ["192.0.2.2:8443", "192.0.2.3:8443"], "at once: the host is known");
+    fed.feed(not_found("api.shop")).unwrap();
+    fed.model.settle();
+    assert_eq!((fed.addresses().len(), fed.model.take_hosts()), (0, Some(HashSet::new())));
+}
+
+#[test]
+fn a_host_that_cannot_be_resolved_has_no_endpoints_and_keeps_nobody_waiting() {
+    let mut fed = Fed::default();
+    fed.feed(outside("api.shop", 443)).unwrap();
+    fed.resolve(None);
+    assert!(fed.model.snapshot().services[&name("api.shop")].endpoints.all.is_empty());
+    assert!(fed.model.overdue(100, 5).is_empty());
+}
+
+#[test]
+fn of_two_services_for_a_host_the_workloads_own_counts() {
+    let mut fed = Fed { model: Model::new("shop"), ..Fed::default() };
+    for (text, port) in [("api.bank", 1), ("api.shop", 2), ("api.web", 3)] {
+        fed.feed(outside(text, port)).unwrap();
+    }
+    fed.resolve(Some(&["192.0.2.1"]));
+    assert_eq!(fed.addresses(), ["192.0.2.1:2"]);
+}
+
+#[test]
+fn a_host_that_nobody_lists_is_opened_once_a_port_and_is_the_proxys_own_affair() {
+    let mut fed = Fed::default();
+    for port in [80, 80, 443] {
+        assert_eq!(fed.model.open(&HOST.into(), port, 0), Asked::Waiting);
+    }
+    fed.resolve(Some(&["192.0.2.1", "127.0.0.1", "169.254.169.254"]));
+    let mut addresses = fed.addresses();
+    addresses.sort();
+    assert_eq!(addresses, ["192.0.2.1:443", "192.0.2.1:80"], "and at nothing on this machine or its link");
+    assert_eq!((fed.model.begin_stream(), fed.model.messages().len()), (vec![], 0));
+    assert_eq!(fed.model.unlisted_hosts(), HashSet::from([HOST.into()]));
+    assert_eq!(fed.model.sweep(1000, 600), [], "nothing to tell the control plane");
+    assert!(fed.model.snapshot().services.is_empty());
+}
+
+#[test]
+fn hosts_that_callers_invent_push_each_other_out() {
+    let mut fed = Fed::default();
+    for number in 0..2 * MAX_UNLISTED {
+        fed.model.open(&format!("h{number}.example.com").into(), 80, number as u64);
+    }
+    assert_eq!(fed.model.len(), MAX_UNLISTED);
+    assert!(fed.model.unlisted_hosts().contains(&*format!("h{}.example.com", 2 * MAX_UNLISTED - 1)));
+}
+
+#[test]
+fn hosts_that_nobody_lists_are_closed_when_only_listed_ones_may_be_called() {
+    let mut fed = Fed::default();
+    fed.model.open(&HOST.into(), 80, 0);
+    fed.model.open(&"192.0.2.7".into(), 80, 0);
+    fed.feed(outside("api.shop", 80)).unwrap();
+    fed.feed(listed_only()).unwrap();
+    assert_eq!(fed.model.unlisted_hosts(), HashSet::from(["192.0.2.7".into()]), "its network is listed");
+    assert!(fed.model.allows("192.0.2.7") && !fed.model.allows(HOST) && !fed.model.allows("192.0.3.7"));
+    fed.resolve(Some(&["127.0.0.1"]));
+    assert_eq!(fed.addresses(), ["127.0.0.1:80"], "what a document lists may be anywhere");
 }

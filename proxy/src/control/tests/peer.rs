@@ -303,7 +303,7 @@ impl Session {
 pub(crate) fn describe(destination: v1::Destination) -> String {
     match destination.destination {
         Some(v1::destination::Destination::Service(name)) => format!("{}.{}", name.name, name.namespace),
-        Some(v1::destination::Destination::Address(address)) => address,
+        Some(v1::destination::Destination::Address(text) | v1::destination::Destination::Host(text)) => text,
         None => panic!("an empty destination"),
     }
 }
