@@ -19,6 +19,7 @@ mod conditions;
 mod external;
 mod filter;
 mod grant;
+mod jwt;
 mod mesh;
 mod policy;
 mod port;

@@ -20,6 +20,7 @@ use crate::api::{AdminToken, AdminTokenError, ApiServer, ApiState};
 use crate::certificates::Certificates;
 use crate::discovery::journal::JournalError;
 use crate::identity::Issuer;
+use crate::jwks::fetch;
 use crate::mesh::{Graces, Mesh};
 use crate::push::Push;
 use crate::server;
@@ -50,6 +51,8 @@ pub struct ControlPlaneConfig {
     /// How long a workload stays registered after its stream was lost without a goodbye. After a restart of the
     /// control plane proxies have three times as long to come back, and half a minute at least.
     pub grace: Duration,
+    /// Keys of token issuers may be fetched from this host's own loopback, and there without TLS: for tests.
+    pub jwks_from_loopback: bool,
 }
 
 impl Default for ControlPlaneConfig {
@@ -66,6 +69,7 @@ impl Default for ControlPlaneConfig {
             issuer_ttl: settings.issuer_ttl,
             root_ttl: settings.root_ttl,
             grace: Duration::from_secs(10),
+            jwks_from_loopback: false,
         }
     }
 }
@@ -134,6 +138,7 @@ pub struct ControlPlane {
     pub(crate) store: Arc<Store>,
     pub(crate) mesh: Arc<Mesh>,
     admin_token: AdminToken,
+    jwks_from_loopback: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -191,7 +196,8 @@ impl ControlPlane {
             .map_err(|source| StartError::AdminToken { path: data(), source })?;
         let mesh =
             Mesh::open(&config.data_dir, store.changes(), certificates.clone(), grace, clock.clone(), now)?;
-        Ok(Self { certificates, store, mesh: Arc::new(mesh), admin_token, clock })
+        let jwks_from_loopback = config.jwks_from_loopback;
+        Ok(Self { certificates, store, mesh: Arc::new(mesh), admin_token, jwks_from_loopback, clock })
     }
 
     pub(crate) fn serve(self, api: TcpListener, proxies: TcpListener) -> Result<Running, StartError> {
@@ -207,6 +213,9 @@ impl ControlPlane {
         let admin_token_path = self.admin_token.path().to_owned();
         tasks.spawn(self.mesh.clone().run(stop.clone()));
         tasks.spawn(self.certificates.clone().run(stop.clone()));
+        let rng = StdRng::try_from_rng(&mut SysRng).map_err(|_| StartError::Randomness)?;
+        let (documents, keys) = (self.store.changes(), self.mesh.keys());
+        tasks.spawn(fetch::run(documents, keys, self.jwks_from_loopback, rng, stop.clone()));
         let push = Push::new(self.mesh.clone(), tasks.clone(), stop.clone());
         let issuer = Issuer::new(self.certificates.clone(), self.store.clone(), self.clock);
         tasks.spawn(Box::pin(server::serve(proxies, self.certificates, push, issuer, stop.clone())));

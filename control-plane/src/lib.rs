@@ -29,6 +29,7 @@ pub mod diff;
 mod discovery;
 pub mod explain;
 mod identity;
+mod jwks;
 mod lease;
 pub mod lint;
 pub mod mesh;

@@ -27,6 +27,7 @@ use crate::compile::{Facts, World, attached, document_status, mesh_settings, rou
 use crate::discovery::journal::{Journal, JournalError};
 use crate::discovery::{EndpointSet, ProxyId, RegisteredService, RegistrationError, Registry};
 use crate::explain::{CompiledService, explain};
+use crate::jwks::fetch::KeySets;
 use crate::lease::Leases;
 use crate::model::Model;
 use crate::push::cache::Cache;
@@ -100,6 +101,7 @@ pub struct Mesh {
     journal: Arc<Journal>,
     certificates: Arc<Certificates>,
     documents: watch::Receiver<Arc<Documents>>,
+    keys: watch::Sender<Arc<KeySets>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -156,8 +158,14 @@ impl Mesh {
             journal: Arc::new(journal),
             certificates,
             documents,
+            keys: watch::Sender::default(),
             clock,
         })
+    }
+
+    /// Where the keys of token issuers are put as they are fetched.
+    pub(crate) fn keys(&self) -> watch::Sender<Arc<KeySets>> {
+        self.keys.clone()
     }
 
     /// Every proxy with an open stream, and those lost not long ago, sorted by identity and instance.

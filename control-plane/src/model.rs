@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use outrigger_api::ServiceName;
+use outrigger_api::{ServiceName, v1};
 
+use crate::jwks::fetch::KeySets;
 use crate::resources::{
     AccessPolicy, BackendTlsPolicy, Documents, MeshConfig, RateLimitPolicy, Reach, Service, ServicePolicy,
     TargetRef, XBackendTrafficPolicy,
@@ -36,6 +37,8 @@ pub(crate) struct Model {
     addresses: HashMap<IpAddr, ServiceName>,
     /// By host, the services that stand for it.
     hosts: HashMap<String, BTreeSet<ServiceName>>,
+    /// Of token issuers, by URL.
+    keys: Arc<KeySets>,
 }
 
 /// What a new revision is about.
@@ -238,6 +241,25 @@ impl Model {
     ) -> impl Iterator<Item = (&Key, &XBackendTrafficPolicy)> {
         let keys = self.traffic_policies.get(service).into_iter().flatten();
         keys.filter_map(|key| Some((key, self.documents.backend_traffic_policies.get(key)?.as_ref())))
+    }
+
+    /// Takes in what was fetched. Returns whom it concerns.
+    pub(crate) fn replace_keys(&mut self, keys: Arc<KeySets>) -> AccessChange {
+        let old = std::mem::replace(&mut self.keys, keys);
+        let mut change = AccessChange::default();
+        let is_new = |url: &String| old.get(url) != self.keys.get(url);
+        for policy in self.documents.access_policies.values() {
+            let issuers = policy.spec.jwt.iter().flat_map(|jwt| &jwt.issuers);
+            if issuers.filter_map(|issuer| issuer.jwks.url.as_ref()).any(is_new) {
+                change.note(policy);
+            }
+        }
+        change
+    }
+
+    /// The keys that were fetched from there.
+    pub(crate) fn keys(&self, url: &str) -> &[v1::JwtKey] {
+        self.keys.get(url).map_or(&[], |keys| keys)
     }
 
     /// The access policies of a namespace, by name.

@@ -12,10 +12,13 @@ pub mod operation;
 pub mod source;
 pub mod text;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::uri::Authority;
+use http::{HeaderMap, Method, request};
+use outrigger_api::path::{Ambiguous, decoded};
 use outrigger_certs::SpiffeId;
 use smallvec::SmallVec;
 
@@ -178,6 +181,25 @@ impl Access {
         self.looks
     }
 
+    /// Decides about a request as its head says, the path in its normal form.
+    ///
+    /// # Errors
+    /// Rules look at the path, and it could be read in two ways: the request is to be refused.
+    pub fn decide_request(
+        &self,
+        identity: Option<&SpiffeId>,
+        address: IpAddr,
+        head: &request::Parts,
+        authority: &Authority,
+        claims: Option<&Claims>,
+    ) -> Result<Decision<'_>, Ambiguous> {
+        let path = if self.looks.path { decoded(head.uri.path())? } else { Cow::Borrowed("") };
+        let host = if self.looks.host { host_of(authority) } else { Cow::Borrowed("") };
+        let fields = Fields { headers: &head.headers, claims };
+        let request = RequestFacts { method: &head.method, host: &host, path: &path, fields: Some(fields) };
+        Ok(self.decide(&Facts { identity, address, request: Some(request) }))
+    }
+
     /// Decides.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision<'_> {
         let (allowed, by) = self.verdict(facts);
@@ -273,6 +295,17 @@ impl ClaimCondition {
         claims
             .values(&self.path)
             .any(|value| self.values.iter().any(|text| text.is(value.as_bytes(), effect)))
+    }
+}
+
+/// The host that an authority names: in lower case, without port and final dot.
+pub(crate) fn host_of(authority: &Authority) -> Cow<'_, str> {
+    let host = authority.host();
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
     }
 }
 

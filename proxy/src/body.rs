@@ -40,6 +40,9 @@ pub(crate) enum BodyError {
     /// Nothing moved for the idle time.
     #[error("the stream was idle for too long")]
     Idle,
+    /// The caller may not have it any more.
+    #[error("the caller may not have it any more")]
+    Revoked,
     /// The route's time for the whole request has passed.
     #[error("the request took longer than the route allows")]
     TimedOut,

@@ -15,6 +15,8 @@ pub enum Failure {
     BadRequest,
     /// More than 60 KiB of head or 100 fields. Check for a cookie or header that grows.
     HeadTooLarge,
+    /// A token is missing where one is required, or it is not valid. The far proxy's log says why.
+    Unauthenticated,
     /// Access policy, a plaintext caller where mutual TLS is required, or a host outside that no document lists. Check
     /// the caller's identity, and MeshConfig's egress.
     Denied,
@@ -87,6 +89,7 @@ mod grpc {
     pub(super) const UNIMPLEMENTED: u8 = 12;
     pub(super) const INTERNAL: u8 = 13;
     pub(super) const UNAVAILABLE: u8 = 14;
+    pub(super) const UNAUTHENTICATED: u8 = 16;
 }
 
 /// Whether the failed attempt can have reached the application.
@@ -121,9 +124,10 @@ pub struct Facts {
 
 impl Failure {
     /// All of them, for documentation and pre-made series.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
         Self::HeadTooLarge,
+        Self::Unauthenticated,
         Self::Denied,
         Self::NoRoute,
         Self::InvalidBackend,
@@ -175,6 +179,15 @@ impl Failure {
                 Final,
                 "the request head is over 60 KiB or 100 fields",
                 "look for a cookie or header that grows",
+            ),
+            Self::Unauthenticated => (
+                "unauthenticated",
+                401,
+                grpc::UNAUTHENTICATED,
+                "UAEX",
+                Final,
+                "the request brings no valid token",
+                "send a token of an issuer that the service takes; the far proxy's log says what is wrong",
             ),
             Self::Denied => (
                 "denied",
@@ -378,6 +391,7 @@ mod tests {
                 grpc::UNIMPLEMENTED => "UNIMPLEMENTED",
                 grpc::INTERNAL => "INTERNAL",
                 grpc::UNAVAILABLE => "UNAVAILABLE",
+                grpc::UNAUTHENTICATED => "UNAUTHENTICATED",
                 other => panic!("{failure} has the unexpected gRPC code {other}"),
             };
             let row = format!("| `{}` | {} | {code} | {} |", facts.name, facts.status.as_u16(), facts.flag);

@@ -7,12 +7,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::response;
-use http::{HeaderMap, Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -23,6 +24,7 @@ use crate::concurrency::Place;
 use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::failure::Failure;
+use crate::gate::{Admission, Challenge};
 use crate::headers;
 use crate::incoming::IncomingError;
 use crate::metrics::{ActiveRequest, Limit};
@@ -50,6 +52,10 @@ pub(crate) struct Flight {
     pub(crate) place: Option<Place>,
     /// What the answer says of rate limits.
     pub(crate) standing: Option<Box<Standing>>,
+    /// What lets it stay (inbound).
+    pub(crate) admission: Option<Admission>,
+    /// What a caller without a good token is asked for.
+    pub(crate) challenge: Option<HeaderValue>,
     /// Set when the answer begins, for the connection to know.
     pub(crate) begun: Option<Begun>,
     /// When the answer ended, if somebody has looked.
@@ -70,6 +76,8 @@ impl Flight {
             permit: None,
             place: None,
             standing: None,
+            admission: None,
+            challenge: None,
             begun: None,
             ended: None,
             _active: active,
@@ -79,6 +87,33 @@ impl Flight {
     /// The record so far.
     pub(crate) fn exchange(&mut self) -> &mut Exchange {
         self.exchange.as_mut().expect("taken only when dropped")
+    }
+
+    /// Notes what the caller is asked for, and why.
+    pub(crate) fn challenge(&mut self, challenge: Challenge) -> Failure {
+        self.exchange().policy = Some(format!("(token {})", challenge.reason).into());
+        self.challenge = Some(challenge.field);
+        Failure::Unauthenticated
+    }
+
+    /// Whether the rules that let it in have changed and refuse it now; otherwise the task is woken when they do.
+    pub(crate) fn poll_revoked(&mut self, cx: &Context<'_>) -> bool {
+        let Some(admission) = &mut self.admission else { return false };
+        let policy = admission.poll_refusal(&self.worker, self.exchange.as_deref(), cx);
+        self.note_refusal(policy)
+    }
+
+    fn is_revoked(&mut self) -> bool {
+        let (Some(admission), Some(exchange)) = (&mut self.admission, &self.exchange) else { return false };
+        let policy = admission.refusal_if_changed(&self.worker, exchange);
+        self.note_refusal(policy)
+    }
+
+    fn note_refusal(&mut self, policy: Option<Arc<str>>) -> bool {
+        let Some(policy) = policy else { return false };
+        self.worker.recorder.metrics.access(&policy, false, false);
+        self.exchange().policy = Some(policy);
+        true
     }
 
     /// The answer that the proxy makes itself; it ends the flight.
@@ -93,6 +128,10 @@ impl Flight {
             *response.body_mut() = Body::Empty;
         }
         exchange.status = response.status().as_u16();
+        if let Some(challenge) = self.challenge.take() {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        let exchange = self.exchange();
         if grpc {
             exchange.grpc_status = Some(failure.facts().grpc);
         }
@@ -201,10 +240,12 @@ impl Tracked {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.inner.poll_frame(cx) {
+            Poll::Ready(Some(_)) if self.flight.is_revoked() => Poll::Ready(Some(Err(self.revoke()))),
             Poll::Ready(frame) => {
                 self.timer = None;
                 Poll::Ready(self.note(frame))
             }
+            Poll::Pending if self.flight.poll_revoked(cx) => Poll::Ready(Some(Err(self.revoke()))),
             Poll::Pending => self.poll_patience(cx).map(Some).map(|error| error.map(Err)),
         }
     }
@@ -257,6 +298,11 @@ impl Tracked {
         if let Some(attempt) = exchange.attempts.last_mut() {
             attempt.failure = Some(failure);
         }
+    }
+
+    fn revoke(&mut self) -> BodyError {
+        self.fail(Failure::Denied);
+        BodyError::Revoked
     }
 
     /// Waits at most until the deadline, and at most the idle time.

@@ -4,21 +4,95 @@
 //! policy is named in log, metric and span, and never to the caller.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use http::request;
 use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, request};
 use outrigger_api::path::decoded;
 
-use crate::access::{Access, Decision, Facts, Fields, RequestFacts};
+use crate::access::{Access, Decision, Facts, Fields, RequestFacts, host_of};
 use crate::exchange::Exchange;
 use crate::failure::Failure;
+use crate::headers;
+use crate::jwt::{Invalid, Jwt, Place, Verified};
+use crate::revocation::Watch;
 use crate::session::Session;
 use crate::snapshot::InboundPort;
 use crate::worker::Worker;
 
-/// Asks whether a request may pass.
+/// Why a request is asked for a token, and what it is told.
+#[derive(Debug)]
+pub(crate) struct Challenge {
+    pub(crate) reason: Invalid,
+    pub(crate) field: HeaderValue,
+}
+
+impl From<Invalid> for Challenge {
+    /// A caller without a token is told nothing but that (RFC 6750 section 3.1).
+    fn from(reason: Invalid) -> Self {
+        let text = match reason {
+            Invalid::Missing => "Bearer".to_owned(),
+            _ => format!("Bearer error=\"invalid_token\", error_description=\"the token {reason}\""),
+        };
+        Self { reason, field: HeaderValue::try_from(text).expect("reasons are visible ASCII") }
+    }
+}
+
+/// Reads the token of a request, takes it away unless its issuer's are passed on, and tells the application what it
+/// says. What only the proxy may say is taken away from everybody.
+///
+/// # Errors
+/// It is not good, or missing where one is required.
+pub(crate) fn authenticate(
+    worker: &Worker,
+    port: u16,
+    jwt: &Arc<Jwt>,
+    fields: &mut HeaderMap,
+) -> Result<Option<Rc<Verified>>, Challenge> {
+    for told in jwt.issuers.iter().flat_map(|issuer| &issuer.claims_to_headers) {
+        headers::remove_spelled(fields, &told.header);
+    }
+    let Some((place, token)) = token(jwt, fields)? else {
+        return if jwt.required { Err(Invalid::Missing.into()) } else { Ok(None) };
+    };
+    let verified = worker.tokens.borrow_mut().verify(port, jwt, token, place, worker.clock.now())?;
+    let issuer = &jwt.issuers[verified.issuer];
+    if !issuer.forward {
+        fields.remove(&place.header);
+    }
+    for told in &issuer.claims_to_headers {
+        let values: Vec<_> = verified.claims.items(&told.path).collect();
+        // A claim that cannot stand in a field is not told.
+        if let (false, Ok(value)) = (values.is_empty(), HeaderValue::try_from(values.join(","))) {
+            fields.insert(told.header.clone(), value);
+        }
+    }
+    Ok(Some(verified))
+}
+
+/// The one token of a request, and where it stands.
+fn token<'j, 'f>(jwt: &'j Jwt, fields: &'f HeaderMap) -> Result<Option<(&'j Place, &'f str)>, Invalid> {
+    let mut found = None;
+    for (index, issuer) in jwt.issuers.iter().enumerate() {
+        let place = &issuer.place;
+        if jwt.issuers[..index].iter().any(|earlier| earlier.place == *place) {
+            continue;
+        }
+        for value in fields.get_all(&place.header) {
+            let Some(token) = place.token(value.as_bytes()) else { continue };
+            if found.is_some() {
+                return Err(Invalid::Several);
+            }
+            found = Some((place, std::str::from_utf8(token).map_err(|_| Invalid::Malformed)?));
+        }
+    }
+    Ok(found)
+}
+
+/// Asks whether a request may pass. Returns what is to be kept of it.
 ///
 /// # Errors
 /// [`Failure::Denied`]; or [`Failure::BadRequest`] where rules look at the path and it could be read in two ways.
@@ -28,18 +102,13 @@ pub(crate) fn admit_request(
     access: &Access,
     head: &request::Parts,
     authority: &Authority,
+    token: Option<&Rc<Verified>>,
     exchange: &mut Exchange,
-) -> Result<(), Failure> {
-    let looks = access.looks();
-    let path = if looks.path {
-        decoded(head.uri.path()).map_err(|_| Failure::BadRequest)?
-    } else {
-        Cow::Borrowed("")
-    };
-    let host = if looks.host { host(authority) } else { Cow::Borrowed("") };
-    let fields = Fields { headers: &head.headers, claims: None };
-    let request = RequestFacts { method: &head.method, host: &host, path: &path, fields: Some(fields) };
-    let decision = access.decide(&facts(session, Some(request)));
+) -> Result<Option<Box<Kept>>, Failure> {
+    let claims = token.map(|token| &token.claims);
+    let (identity, address) = (session.identity.as_ref(), session.client.ip());
+    let decision = access.decide_request(identity, address, head, authority, claims);
+    let decision = decision.map_err(|_| Failure::BadRequest)?;
     note(worker, &decision);
     if let Some(policy) = decision.audited.first() {
         exchange.audit_policy = Some(Arc::clone(policy));
@@ -48,7 +117,7 @@ pub(crate) fn admit_request(
         exchange.policy = Some(decision.by.clone());
         return Err(Failure::Denied);
     }
-    Ok(())
+    Ok(access.looks().fields.then(|| Box::new(Kept { headers: head.headers.clone(), token: token.cloned() })))
 }
 
 /// Asks whether a connection that nobody reads may pass.
@@ -76,8 +145,93 @@ pub(crate) fn admit_connection(
     Err(Failure::Denied)
 }
 
+/// What of a request is kept to ask about it again, beside what its [`Exchange`] knows.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    headers: HeaderMap,
+    token: Option<Rc<Verified>>,
+}
+
+/// What the rules let in, as long as it is there.
+pub(crate) struct Admission {
+    watch: Watch,
+    session: Rc<Session>,
+    port: u16,
+    /// `None`: no rule looked at it, and whatever a later one wants to see is not known any more.
+    kept: Option<Box<Kept>>,
+}
+
+impl Admission {
+    /// For what was let in just now.
+    pub(crate) fn new(worker: &Worker, session: &Rc<Session>, port: u16, kept: Option<Box<Kept>>) -> Self {
+        Self { watch: worker.revocations.watch(), session: session.clone(), port, kept }
+    }
+
+    /// Who refuses it now: asked only if the rules have changed. Otherwise the task is woken when they do. Without an
+    /// `exchange` it is a connection that nobody reads.
+    pub(crate) fn poll_refusal(
+        &mut self,
+        worker: &Worker,
+        exchange: Option<&Exchange>,
+        cx: &Context<'_>,
+    ) -> Option<Arc<str>> {
+        while self.watch.poll_changed(cx) {
+            if let Some(policy) = self.refusal(worker, exchange) {
+                return Some(policy);
+            }
+        }
+        None
+    }
+
+    /// The same without being woken.
+    pub(crate) fn refusal_if_changed(&mut self, worker: &Worker, exchange: &Exchange) -> Option<Arc<str>> {
+        if self.watch.has_changed() { self.refusal(worker, Some(exchange)) } else { None }
+    }
+
+    /// Ends when somebody refuses it.
+    pub(crate) async fn refused(&mut self, worker: &Worker, exchange: Option<&Exchange>) -> Arc<str> {
+        poll_fn(|cx| match self.poll_refusal(worker, exchange, cx) {
+            Some(policy) => Poll::Ready(policy),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
+    #[cold]
+    fn refusal(&self, worker: &Worker, exchange: Option<&Exchange>) -> Option<Arc<str>> {
+        let snapshot = worker.snapshots.current();
+        let access = snapshot.inbound.port(self.port)?.access.as_ref()?;
+        let Some(exchange) = exchange else {
+            return access.refusal(&facts(&self.session, None)).cloned();
+        };
+        let looks = access.looks();
+        let path = if looks.path { decoded(exchange.uri.path()) } else { Ok(Cow::Borrowed("")) };
+        let Ok(path) = path else { return Some("(ambiguous path)".into()) };
+        let authority = || match exchange.uri.authority() {
+            Some(authority) => Some(authority.clone()),
+            None => Authority::try_from(exchange.authority.as_ref()?.as_bytes()).ok(),
+        };
+        let authority = if looks.host { authority() } else { None };
+        let host = authority.as_ref().map(host_of).unwrap_or_default();
+        let fields = self.kept.as_ref().map(|kept| Fields {
+            headers: &kept.headers,
+            claims: kept.token.as_ref().map(|token| &token.claims),
+        });
+        let request = RequestFacts { method: &exchange.method, host: &host, path: &path, fields };
+        access.refusal(&facts(&self.session, Some(request))).cloned()
+    }
+}
+
 fn facts<'a>(session: &'a Session, request: Option<RequestFacts<'a>>) -> Facts<'a> {
     Facts { identity: session.identity.as_ref(), address: session.client.ip(), request }
+}
+
+/// Counts and logs that something was let in once and has to go.
+pub(crate) fn tell_revoked(worker: &Worker, session: &Session, port: u16, policy: &Arc<str>) {
+    worker.recorder.metrics.access(policy, false, false);
+    let (client, error) = (session.client, Failure::Denied.name());
+    let peer = session.identity.as_ref().map(tracing::field::display);
+    tracing::info!(%client, peer, port, error, %policy, "closed a connection that is not allowed any more");
 }
 
 fn note(worker: &Worker, decision: &Decision<'_>) {
@@ -85,33 +239,5 @@ fn note(worker: &Worker, decision: &Decision<'_>) {
     metrics.access(decision.by, decision.allowed, false);
     for policy in &decision.audited {
         metrics.access(policy, false, true);
-    }
-}
-
-/// The host that an authority names: in lower case, without port and final dot.
-fn host(authority: &Authority) -> Cow<'_, str> {
-    let host = authority.host();
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_has_one_spelling() {
-        for (authority, expected) in [
-            ("web.shop", "web.shop"),
-            ("Web.SHOP:8080", "web.shop"),
-            ("web.shop.:80", "web.shop"),
-            ("[2001:DB8::1]:80", "[2001:db8::1]"),
-        ] {
-            assert_eq!(host(&authority.parse().unwrap()), expected);
-        }
     }
 }

@@ -119,6 +119,16 @@ pub(crate) fn strip_lookalikes(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes a field, and those whose names differ from its by `_` for `-` alone.
+pub(crate) fn remove_spelled(headers: &mut HeaderMap, name: &HeaderName) {
+    headers.remove(name);
+    let meant = name.as_str().replace('_', "-");
+    let alike = headers.keys().filter(|name| name.as_str().replace('_', "-") == meant).cloned();
+    for name in alike.collect::<SmallVec<[HeaderName; 1]>>() {
+        headers.remove(name);
+    }
+}
+
 /// The gRPC status in headers (a trailers-only answer) or trailers.
 pub(crate) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
     fields.get("grpc-status")?.to_str().ok()?.parse().ok()

@@ -4,8 +4,11 @@
 //! serve -> TLS, identity, port -> forward: deadline -> headers -> connection -> application -> answer
 //! ```
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use h2::ext::Protocol as ConnectProtocol;
@@ -22,12 +25,13 @@ use crate::answer;
 use crate::application::Application;
 use crate::attempt::{Answer, exclusive_request, multiplexed_request, outcome_of, outcome_of_send};
 use crate::body::Body;
-use crate::concurrency::ConcurrencyPolicy;
+use crate::concurrency::{ConcurrencyPolicy, Place};
 use crate::deadline::Deadline;
 use crate::detect::{Detected, Sniff, detect};
 use crate::exchange::Exchange;
 use crate::failure::{Failure, Side};
 use crate::flight::{Arrival, Flight, Hold, Tracked};
+use crate::gate::Admission;
 use crate::incoming::Incoming;
 use crate::listener::Accepted;
 use crate::metrics::{Limit, Wire};
@@ -39,7 +43,7 @@ use crate::snapshot::Protocol;
 use crate::stream::Stream;
 use crate::trace::TraceContext;
 use crate::tunnel::{self, Carried};
-use crate::upgrade::Offer;
+use crate::upgrade::{Offer, Stay};
 use crate::wide::Wide;
 use crate::worker::Worker;
 use crate::{destination, gate, headers, path, rate_limit, upgrade};
@@ -173,6 +177,7 @@ fn plaintext_port(worker: &Worker, original: Option<SocketAddr>) -> Option<u16> 
 
 /// Carries bytes to the application.
 async fn carry(worker: &Rc<Worker>, session: Session, stream: Stream) {
+    let session = Rc::new(session);
     let Destination::Own(port) = session.destination else { return };
     let Some(application) = worker.applications.get(&port) else { return };
     let began = Instant::now();
@@ -185,13 +190,22 @@ async fn carry(worker: &Rc<Worker>, session: Session, stream: Stream) {
     {
         return counted.closed(began.elapsed(), Some(failure));
     }
+    let mut admission = Admission::new(worker, &session, port, None);
     match Application::connect(application.address).await {
         Ok(far) => {
             let mut carried = Carried::default();
-            let ended = tunnel::carry(stream, far, worker.config.limits.tcp_idle, &mut carried).await;
+            let failure = tokio::select! {
+                ended = tunnel::carry(stream, far, worker.config.limits.tcp_idle, &mut carried) => {
+                    ended.err().map(|_| Failure::UpstreamReset)
+                }
+                policy = admission.refused(worker, None) => {
+                    gate::tell_revoked(worker, &session, port, &policy);
+                    Some(Failure::Denied)
+                }
+            };
             counted.read(carried.up);
             counted.written(carried.down);
-            counted.closed(began.elapsed(), ended.err().map(|_| Failure::UpstreamReset));
+            counted.closed(began.elapsed(), failure);
         }
         Err(failure) => {
             counted.closed(began.elapsed(), Some(failure));
@@ -278,13 +292,26 @@ async fn deliver(
     let application = worker.applications.get(&port).ok_or(Failure::NoRoute)?;
     let snapshot = worker.snapshots.current();
     let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
-    if snapshot.mesh.normalize_paths {
-        path::normalize(&mut head.uri)?;
+    if snapshot.mesh.normalize_paths && path::normalize(&mut head.uri)? {
+        flight.exchange().uri = head.uri.clone();
     }
-    if let Some(access) = snapshot.inbound.port(port).and_then(|port| port.access.as_ref()) {
-        gate::admit_request(worker, session, access, &head, &authority, flight.exchange())?;
-    }
-    if let Some(own) = snapshot.inbound.port(port)
+    let rules = snapshot.inbound.port(port);
+    let token = match rules.and_then(|rules| rules.jwt.as_ref()) {
+        Some(jwt) => match gate::authenticate(worker, port, jwt, &mut head.headers) {
+            Ok(token) => token,
+            Err(challenge) => return Err(flight.challenge(challenge)),
+        },
+        None => None,
+    };
+    let kept = match rules.and_then(|rules| rules.access.as_ref()) {
+        Some(access) => {
+            let exchange = flight.exchange();
+            gate::admit_request(worker, session, access, &head, &authority, token.as_ref(), exchange)?
+        }
+        None => None,
+    };
+    flight.admission = Some(Admission::new(worker, session, port, kept));
+    if let Some(own) = rules
         && !own.rate_limits.is_empty()
     {
         rate_limit::enforce(&own.rate_limits, worker, session, &head, flight)?;
@@ -313,11 +340,25 @@ async fn deliver(
     }
     let method = head.method.clone();
     let call = Call { application, authority, head, asked, multiplexed: multiplexed(application, protocol) };
-    let concurrency = snapshot.inbound.port(port).and_then(|own| own.concurrency.as_ref());
-    let answer = match concurrency {
-        None => call.send_in_time(flight, body, deadline).await,
-        Some(policy) => Box::pin(call.send_in_turn(worker, flight, body, deadline, policy)).await,
-    }?;
+    let concurrency = rules.and_then(|own| own.concurrency.as_ref());
+    let started = Instant::now();
+    if let Some(policy) = concurrency {
+        flight.place = Some(take_turn(worker, application, policy, started)?);
+    }
+    let sent = {
+        let mut sending = pin!(call.send_in_time(body, deadline));
+        poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Pending if flight.poll_revoked(cx) => Poll::Ready(Err(Failure::Denied)),
+            sent => sent,
+        })
+        .await
+    };
+    let took = started.elapsed();
+    flight.exchange().upstream += took;
+    if let Some(policy) = concurrency {
+        note_turn(worker, application, policy, &sent, took);
+    }
+    let answer = sent?;
     let Answer { mut head, there, body, hold, .. } = answer;
     if there.has(Notable::ERROR) {
         head.headers.remove(headers::ERROR); // only a proxy may say it
@@ -326,7 +367,14 @@ async fn deliver(
         && upgrade::agreed(&method, head.status)
         && let Some(caller) = caller
     {
-        return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, None)));
+        return Ok(Delivered::Switched(upgrade::switch(
+            worker,
+            session,
+            caller,
+            head,
+            hold,
+            Stay::of(flight),
+        )));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::UpstreamProtocol); // nobody asked for it
@@ -336,6 +384,40 @@ async fn deliver(
     }
     let arrival = Arrival { head, there, body, hold, engagement: None, at: Instant::now() };
     Ok(Delivered::Answer(Box::new(arrival), method, deadline))
+}
+
+/// A place at the application, if it is not busy enough with others.
+#[cold]
+fn take_turn(
+    worker: &Worker,
+    application: &Application,
+    policy: &ConcurrencyPolicy,
+    now: Instant,
+) -> Result<Place, Failure> {
+    application.gate.enter(policy, now).ok_or_else(|| {
+        worker.recorder.metrics.limit_reached(Side::Inbound, Limit::Concurrency);
+        Failure::Overloaded
+    })
+}
+
+/// Notes how long the application took.
+#[cold]
+fn note_turn(
+    worker: &Worker,
+    application: &Application,
+    policy: &ConcurrencyPolicy,
+    sent: &Result<Answer, Failure>,
+    took: Duration,
+) {
+    // What failed at once says nothing of how long work takes; what was given up says that it takes too long.
+    let telling = match sent {
+        Ok(answer) => !answer.head.status.is_server_error(),
+        Err(failure) => failure.facts().status == StatusCode::GATEWAY_TIMEOUT,
+    };
+    if telling {
+        let limit = application.gate.answered(took, policy, Instant::now());
+        worker.recorder.metrics.concurrency_limit(application.port, limit);
+    }
 }
 
 /// Whether the application is spoken to in HTTP/2: as its port declares, or as the caller spoke.
@@ -380,48 +462,11 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Sends, if the application is not busy enough with others, and notes how long it takes.
-    async fn send_in_turn(
-        self,
-        worker: &Worker,
-        flight: &mut Flight,
-        body: Incoming,
-        deadline: Option<Deadline>,
-        policy: &ConcurrencyPolicy,
-    ) -> Result<Answer, Failure> {
-        let (application, metrics, started) = (self.application, &worker.recorder.metrics, Instant::now());
-        let Some(place) = application.gate.enter(policy, started) else {
-            metrics.limit_reached(Side::Inbound, Limit::Concurrency);
-            return Err(Failure::Overloaded);
-        };
-        flight.place = Some(place);
-        let answer = self.send_in_time(flight, body, deadline).await;
-        // What failed at once says nothing of how long work takes; what was given up says that it takes too long.
-        let telling = match &answer {
-            Ok(answer) => !answer.head.status.is_server_error(),
-            Err(failure) => failure.facts().status == StatusCode::GATEWAY_TIMEOUT,
-        };
-        if telling {
-            let now = Instant::now();
-            let limit = application.gate.answered(now.duration_since(started), policy, now);
-            metrics.concurrency_limit(application.port, limit);
-        }
-        answer
-    }
-
-    async fn send_in_time(
-        self,
-        flight: &mut Flight,
-        body: Incoming,
-        deadline: Option<Deadline>,
-    ) -> Result<Answer, Failure> {
-        let started = Instant::now();
-        let sent = match deadline {
+    async fn send_in_time(self, body: Incoming, deadline: Option<Deadline>) -> Result<Answer, Failure> {
+        match deadline {
             None => self.send(body).await,
             Some(Deadline { at, failure }) => timeout_at(at, self.send(body)).await.unwrap_or(Err(failure)),
-        };
-        flight.exchange().upstream += started.elapsed();
-        sent
+        }
     }
 
     async fn send(self, body: Incoming) -> Result<Answer, Failure> {

@@ -88,6 +88,7 @@ mod replay;
 pub mod report;
 mod resolver;
 pub mod retry;
+mod revocation;
 pub mod ring;
 pub mod route;
 mod run;
@@ -108,6 +109,19 @@ pub use args::ProxyArgs;
 pub use config::ProxyConfig;
 pub use proxy::{Proxy, Running, StartError};
 pub use run::run;
+
+/// Whether a request with this head would pass the rules, from whomever it comes; public to be fuzzed.
+#[doc(hidden)]
+pub fn would_pass(access: &access::Access, mut head: http::request::Parts) -> bool {
+    let Ok(authority) = destination::authority(&head.method, &head.uri, head.version, &head.headers) else {
+        return false;
+    };
+    if path::normalize(&mut head.uri).is_err() {
+        return false;
+    }
+    let address = std::net::Ipv4Addr::LOCALHOST.into();
+    access.decide_request(None, address, &head, &authority, None).is_ok_and(|decision| decision.allowed)
+}
 
 /// What `headers` does at a hop to the fields of a message that belong to one connection; public to be measured alone.
 #[doc(hidden)]

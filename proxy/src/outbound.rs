@@ -43,7 +43,7 @@ use crate::snapshot::{Backend, Endpoint, ExternalPort, Protocol, Service, Snapsh
 use crate::stream::Stream;
 use crate::strict::MAX_FIELDS;
 use crate::trace::TraceContext;
-use crate::upgrade::Offer;
+use crate::upgrade::{Offer, Stay};
 use crate::upstream::{Engagement, Upstream};
 use crate::worker::Worker;
 use crate::{destination, headers, opaque, outside, path, rate_limit, upgrade};
@@ -305,8 +305,8 @@ async fn deliver(
     {
         plan.filter_response(&mut arrival.head.headers);
         let Arrival { head, hold, .. } = arrival;
-        let permit = flight.permit.take();
-        return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, permit)));
+        let stay = Stay::Outbound { _permit: flight.permit.take() };
+        return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, stay)));
     }
     if arrival.head.status == StatusCode::SWITCHING_PROTOCOLS {
         give_up(Ok(arrival), &Outcome::Failed(Failure::UpstreamProtocol), Instant::now());

@@ -6,12 +6,13 @@ use outrigger_api::path::normalized;
 
 use crate::failure::Failure;
 
-/// Replaces the path by its normal form. One that has it already, as most have, costs one look; the query stays.
+/// Replaces the path by its normal form, and says whether it had another. One that has it, as most have, costs one
+/// look; the query stays.
 ///
 /// # Errors
 /// [`Failure::BadRequest`]: the form is longer than a target may be.
-pub(crate) fn normalize(uri: &mut Uri) -> Result<(), Failure> {
-    let Some(mut target) = normalized(uri.path()) else { return Ok(()) };
+pub(crate) fn normalize(uri: &mut Uri) -> Result<bool, Failure> {
+    let Some(mut target) = normalized(uri.path()) else { return Ok(false) };
     if let Some(query) = uri.query() {
         target.push('?');
         target.push_str(query);
@@ -19,7 +20,7 @@ pub(crate) fn normalize(uri: &mut Uri) -> Result<(), Failure> {
     let mut parts = std::mem::take(uri).into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(target).map_err(|_| Failure::BadRequest)?);
     *uri = Uri::from_parts(parts).map_err(|_| Failure::BadRequest)?;
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]

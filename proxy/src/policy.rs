@@ -9,6 +9,7 @@ mod backend;
 mod balancing;
 mod external;
 mod hedging;
+mod jwt;
 mod limits;
 mod problem;
 mod routes;
@@ -204,6 +205,8 @@ pub fn inbound(raw: &v1::Inbound) -> Result<Inbound, PolicyError> {
         let protocol = protocol(raw.protocol, &path.field("protocol"), &mut problems);
         let access = raw.access.as_ref();
         let access = access.map(|raw| Arc::new(access::access(raw, &path.field("access"), &mut problems)));
+        let jwt = raw.jwt.as_ref();
+        let jwt = jwt.map(|raw| Arc::new(jwt::jwt(raw, &path.field("jwt"), &mut problems)));
         let rate_limits = limits::limits(&raw.rate_limits, &path, &mut problems);
         let concurrency = raw.concurrency.as_ref();
         let concurrency =
@@ -212,7 +215,7 @@ pub fn inbound(raw: &v1::Inbound) -> Result<Inbound, PolicyError> {
         if ports.iter().any(|earlier| earlier.port == port) {
             problems.add(&path.field("port"), format!("{port} is there twice"));
         }
-        ports.push(InboundPort { port, protocol, access, rate_limits, concurrency });
+        ports.push(InboundPort { port, protocol, access, jwt, rate_limits, concurrency });
     }
     problems.result(Some(Inbound { ports }))
 }

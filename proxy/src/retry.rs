@@ -130,6 +130,7 @@ impl Outcome {
                 | Failure::Deadline => Showing::Bad,
                 Failure::BadRequest
                 | Failure::HeadTooLarge
+                | Failure::Unauthenticated
                 | Failure::Denied
                 | Failure::NoRoute
                 | Failure::InvalidBackend

@@ -17,6 +17,7 @@ use http::uri::Authority;
 use ipnet::IpNet;
 use outrigger_api::ServiceName;
 use outrigger_certs::SpiffeId;
+use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::budget::{DEFAULT_INTERVAL, DEFAULT_WINDOW};
@@ -25,6 +26,7 @@ use crate::filter::Filter;
 use crate::hash::FastMap;
 use crate::hash_key::HashPolicy;
 use crate::hedge::HedgePolicy;
+use crate::jwt::Jwt;
 use crate::origination::OriginatedTls;
 use crate::outlier::OutlierPolicy;
 use crate::persistence::SessionPolicy;
@@ -76,6 +78,8 @@ pub struct InboundPort {
     pub concurrency: Option<ConcurrencyPolicy>,
     /// `None`: whoever mutual TLS lets in may call.
     pub access: Option<Arc<Access>>,
+    /// `None`: tokens are the application's own affair.
+    pub jwt: Option<Arc<Jwt>>,
 }
 
 /// Settings from `MeshConfig`.
@@ -539,16 +543,28 @@ pub struct Endpoint {
 
 /// Where the newest snapshot is found. Cloned into every worker.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshots(Arc<ArcSwap<Snapshot>>);
+pub struct Snapshots(Arc<Published>);
+
+#[derive(Debug, Default)]
+struct Published {
+    newest: ArcSwap<Snapshot>,
+    changed: watch::Sender<()>,
+}
 
 impl Snapshots {
     /// The newest. One call per request.
     pub fn current(&self) -> Arc<Snapshot> {
-        self.0.load_full()
+        self.0.newest.load_full()
     }
 
     /// Replaces it. Only the control stream's task calls this.
     pub fn publish(&self, snapshot: Snapshot) {
-        self.0.store(Arc::new(snapshot));
+        self.0.newest.store(Arc::new(snapshot));
+        self.0.changed.send_replace(());
+    }
+
+    /// Tells of each new snapshot.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 }

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::bulkhead::Permit;
-use crate::flight::Hold;
+use crate::exchange::Exchange;
+use crate::flight::{Flight, Hold};
+use crate::gate::{self, Admission};
 use crate::http2::Tunnel;
 use crate::session::Session;
 use crate::stream::Stream;
@@ -68,20 +70,44 @@ impl Offer {
     }
 }
 
+/// What an upgraded stream keeps, for as long as it goes on.
+pub(crate) enum Stay {
+    /// The request's place in its service's bulkhead.
+    Outbound { _permit: Option<Permit> },
+    /// What lets it stay with the application, and the request that it came by.
+    Inbound(Admission, Box<Exchange>),
+    /// Nothing.
+    Free,
+}
+
+impl Stay {
+    /// Takes what lets an inbound request stay.
+    pub(crate) fn of(flight: &mut Flight) -> Self {
+        let exchange = Box::new(flight.exchange().clone());
+        flight.admission.take().map_or(Self::Free, |admission| Self::Inbound(admission, exchange))
+    }
+
+    /// Ends when it may not stay any longer.
+    async fn refused(&mut self, worker: &Worker, session: &Session) {
+        let Self::Inbound(admission, exchange) = self else { return std::future::pending().await };
+        let policy = admission.refused(worker, Some(exchange)).await;
+        gate::tell_revoked(worker, session, exchange.port, &policy);
+    }
+}
+
 /// Whether an answer to `method` agrees to switch.
 pub(crate) fn agreed(method: &Method, status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || (method == Method::CONNECT && status.is_success())
 }
 
-/// Passes the agreement on, and carries what follows in a task of its own, which keeps `permit`: the request's place
-/// in its service's bulkhead.
+/// Passes the agreement on, and carries what follows in a task of its own, which keeps what it needs to `stay`.
 pub(crate) fn switch(
     worker: &Rc<Worker>,
-    session: &Session,
+    session: &Rc<Session>,
     caller: Offer,
     mut head: response::Parts,
     hold: Hold,
-    permit: Option<Permit>,
+    mut stay: Stay,
 ) -> Response<Body> {
     if let Some(strict) = &session.strict {
         strict.pass_through(); // what follows is no longer HTTP
@@ -89,14 +115,18 @@ pub(crate) fn switch(
     if let Some(upstream) = Offer::take(&mut head.extensions) {
         let idle = worker.config.limits.tcp_idle;
         let began = Instant::now();
+        let (own, session) = (worker.clone(), session.clone());
         worker.detach(async move {
-            let _held = (hold, permit);
+            let _held = hold;
             let (caller, upstream) = match both(caller, upstream).await {
                 Ok(streams) => streams,
                 Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
             };
             let mut carried = Carried::default();
-            let ended = tunnel::carry(caller, upstream, idle, &mut carried).await;
+            let ended = tokio::select! {
+                ended = tunnel::carry(caller, upstream, idle, &mut carried) => ended,
+                () = stay.refused(&own, &session) => Ok(()),
+            };
             tracing::debug!(
                 up = carried.up,
                 down = carried.down,

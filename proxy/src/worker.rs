@@ -25,11 +25,13 @@ use crate::exchange::Recorder;
 use crate::failure::Side;
 use crate::hash::FastMap;
 use crate::identity::Identities;
+use crate::jwt::memory::Memory;
 use crate::listener::{self, Accepted};
 use crate::metrics::{ConnectionKind, Limit, Role, Wire};
 use crate::origination::{Originator, Roots};
 use crate::peer::Credentials;
 use crate::replay::Room;
+use crate::revocation::Revocations;
 use crate::snapshot::{Service, Snapshots};
 use crate::upstream::Upstream;
 use crate::{inbound, outbound};
@@ -51,6 +53,10 @@ pub(crate) struct Worker {
     pub(crate) room: Rc<Room>,
     pub(crate) applications: HashMap<u16, Rc<Application>>,
     originator: Rc<Originator>,
+    /// What the rules for them let in, and may have to end.
+    pub(crate) revocations: Rc<Revocations>,
+    /// Tokens that were good a moment ago.
+    pub(crate) tokens: RefCell<Memory>,
     upstreams: RefCell<FastMap<ServiceName, Rc<Upstream>>>,
     connections: Rc<Cell<usize>>,
     /// Connections and tunnels under way.
@@ -99,6 +105,8 @@ impl Worker {
             drain,
             applications,
             originator: Originator::new(roots),
+            revocations: Rc::default(),
+            tokens: RefCell::default(),
             upstreams: RefCell::default(),
             connections: Rc::default(),
             tasks: TaskTracker::new(),
@@ -131,6 +139,7 @@ impl Worker {
     /// Serves until the drain has begun and every connection has ended, or the drain's time is over.
     pub(crate) async fn run(self: Rc<Self>, sockets: Sockets) {
         let sweeper = spawn_local(self.clone().sweep());
+        let rules = spawn_local(self.clone().watch_rules());
         let outbound = self.clone().accept(sockets.outbound, Side::Outbound, outbound::serve);
         let inbound = self.clone().accept(sockets.inbound, Side::Inbound, inbound::serve);
         let listens = sockets.listens.into_iter().enumerate().map(|(index, socket)| {
@@ -149,6 +158,7 @@ impl Worker {
             }
         }
         sweeper.abort();
+        rules.abort();
     }
 
     /// Accepts on one socket; each connection is a task of its own.
@@ -206,6 +216,19 @@ impl Worker {
             });
             for application in self.applications.values() {
                 application.sweep(now);
+            }
+        }
+    }
+
+    /// Tells whatever is under way when the rules for the workload's own ports change.
+    async fn watch_rules(self: Rc<Self>) {
+        let mut changes = self.snapshots.changes();
+        let mut known = self.snapshots.current().inbound.clone();
+        while changes.changed().await.is_ok() {
+            let newest = self.snapshots.current().inbound.clone();
+            if !Arc::ptr_eq(&known, &newest) {
+                known = newest;
+                self.revocations.announce();
             }
         }
     }

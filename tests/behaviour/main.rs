@@ -14,6 +14,7 @@ mod grpc;
 mod hedging;
 mod hostile_input;
 mod identity;
+mod jwt;
 mod lifecycle;
 mod metrics;
 mod persistence;

@@ -55,7 +55,7 @@ fn mode(model: &Model, service: &ServiceName) -> v1::AccessMode {
 }
 
 /// A policy without a time is younger than all others; of one age the first by name is the oldest.
-fn created(policy: &AccessPolicy) -> (bool, Option<k8s_openapi::jiff::Timestamp>) {
+pub(super) fn created(policy: &AccessPolicy) -> (bool, Option<k8s_openapi::jiff::Timestamp>) {
     let created = policy.metadata.creation_timestamp.as_ref().map(|time| time.0);
     (created.is_none(), created)
 }

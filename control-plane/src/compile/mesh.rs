@@ -4,6 +4,7 @@ use outrigger_api::{ServiceName, v1};
 
 use super::World;
 use super::access::access;
+use super::jwt::jwt;
 use super::policy::Effective;
 use super::port::Facts;
 use super::rate_limit;
@@ -56,7 +57,7 @@ pub(crate) fn inbound(world: World<'_>, service: &ServiceName) -> v1::Inbound {
         port: port.number.into(),
         protocol: port.protocol as i32,
         access: access(world.model, service, port.number),
-        jwt: None,
+        jwt: jwt(world.model, service),
         rate_limits: rate_limits.clone(),
         concurrency,
     };

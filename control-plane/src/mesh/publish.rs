@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Mesh, State};
 use crate::compile::{World, mesh_settings};
 use crate::discovery::Changes;
+use crate::jwks::fetch::KeySets;
 use crate::resources::Documents;
 
 /// Updates are at least this far apart: a change on its own is told at once, and of a burst all that came since.
@@ -25,6 +26,7 @@ impl Mesh {
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut documents = self.documents.clone();
         let mut bundles = self.certificates.bundles();
+        let mut keys = self.keys.subscribe();
         let mut unwritten = false;
         let mut told = Instant::now();
         let mut tidy = Instant::now() + TIDY_EVERY;
@@ -40,6 +42,7 @@ impl Mesh {
                 () = self.changed.notified() => {}
                 Ok(()) = documents.changed() => {}
                 Ok(()) = bundles.changed() => {}
+                Ok(()) = keys.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
             tokio::time::sleep_until(told + COALESCE).await;
@@ -48,6 +51,8 @@ impl Mesh {
             let bundle = bundles.borrow_and_update().clone();
             unwritten = !self.publish(newest).await;
             self.state().take_bundle(bundle);
+            let keys = keys.borrow_and_update().clone();
+            self.state().take_keys(keys);
             let now = Instant::now();
             self.state().settle_leases(now);
             if now >= tidy {
@@ -102,6 +107,11 @@ impl State {
             self.bundle = bundle;
             self.proxies.wake_all();
         }
+    }
+
+    fn take_keys(&mut self, keys: Arc<KeySets>) {
+        let change = self.model.replace_keys(keys);
+        self.proxies.mark_own(|service| change.concerns(service));
     }
 
     /// Makes changes visible and wakes whoever uses what changed.

@@ -4,10 +4,13 @@
 //! namespace's before the mesh's. An audited policy only reports.
 
 mod check;
+mod jwt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use jwt::{ClaimHeader, Jwks, Jwt, JwtIssuer, TokenSource};
 
 use super::service_policy::TargetRef;
 use super::{Document, Kind, Problems, Resource};
@@ -24,7 +27,7 @@ pub struct AccessPolicy {
     pub spec: AccessPolicySpec,
 }
 
-/// Who may call what `targetRefs` names. `rules`, `defaultMode` or both must be there.
+/// Who may call what `targetRefs` names. At least one of `rules`, `defaultMode` and `jwt` must be there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccessPolicySpec {
@@ -46,6 +49,10 @@ pub struct AccessPolicySpec {
     /// of several policies the oldest counts. Default: the mesh's, `spec.access.defaultMode` of the MeshConfig.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_mode: Option<AccessMode>,
+    /// Whose tokens callers may bring. Of several policies that say so, the one whose target is the service counts before
+    /// one for its namespace, and that before one for the mesh; of several of these the oldest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<Jwt>,
 }
 
 /// What a policy does.

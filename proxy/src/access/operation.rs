@@ -71,12 +71,18 @@ impl Operation {
                 || refuses && method.as_str().eq_ignore_ascii_case(request.method.as_str())
         };
         let denies = effect == Effect::Deny;
-        let on = |paths: &[PathMatch]| paths.iter().any(|path| path.holds(request.path));
+        // Some applications take `/a;x=1/b` for `/a/b`: what would refuse does, too.
+        let on = |paths: &[PathMatch], refuses: bool| {
+            paths.iter().any(|path| path.holds(request.path))
+                || refuses
+                    && request.path.contains(';')
+                    && paths.iter().any(|path| path.holds(&without_parameters(request.path)))
+        };
         (self.methods.is_empty() || self.methods.iter().any(|method| is(method, denies)))
             && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.is(request.host)))
-            && (self.paths.is_empty() || on(&self.paths))
+            && (self.paths.is_empty() || on(&self.paths, denies))
             && !self.not_methods.iter().any(|method| is(method, !denies))
-            && !on(&self.not_paths)
+            && !on(&self.not_paths, !denies)
             && self.headers.iter().all(|condition| match request.fields {
                 Some(fields) => condition.holds(fields.headers, effect),
                 None => effect.of_unknown(),
@@ -111,6 +117,12 @@ impl FieldCondition {
             }
         }
     }
+}
+
+/// The path without what follows a semicolon in each of its segments (RFC 3986 section 3.3).
+fn without_parameters(path: &str) -> String {
+    let bare = path.split('/').map(|segment| segment.split_once(';').map_or(segment, |(name, _)| name));
+    bare.collect::<Vec<_>>().join("/")
 }
 
 /// Whether `name` is `meant`, but for underscores.

@@ -214,8 +214,25 @@ fn rules_look_at_method_host_and_path() {
         let access = only(Effect::Allow, to(operation));
         assert_eq!(Asked::by(WEB).method(method).path(path).of(&access), expected, "{shown} {method} {path}");
     }
+    let admin = || Operation { paths: vec![prefix("/admin")], ..Operation::default() };
+    let parameters = Asked::by(WEB).path("/admin;x=1/users");
+    assert!(
+        !parameters.of(&only(Effect::Deny, to(admin()))) && !parameters.of(&only(Effect::Allow, to(admin())))
+    );
     let access = only(Effect::Deny, to(Operation { methods: vec![Method::DELETE], ..Operation::default() }));
     assert!(!Asked::by(WEB).method("delete").of(&access), "to deny, the case of a method counts for nothing");
+}
+
+#[test]
+fn a_host_has_one_spelling() {
+    for (authority, expected) in [
+        ("web.shop", "web.shop"),
+        ("Web.SHOP:8080", "web.shop"),
+        ("web.shop.:80", "web.shop"),
+        ("[2001:DB8::1]:80", "[2001:db8::1]"),
+    ] {
+        assert_eq!(host_of(&authority.parse().unwrap()), expected);
+    }
 }
 
 #[test]

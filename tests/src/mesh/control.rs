@@ -60,6 +60,7 @@ impl Mesh {
             trust_domain: TRUST_DOMAIN.parse::<TrustDomain>().expect("the constant is valid"),
             svid_ttl: self.settings.svid_ttl,
             grace: self.settings.grace,
+            jwks_from_loopback: true,
             ..ControlPlaneConfig::default()
         }
     }

@@ -48,6 +48,9 @@ pub(crate) struct ControlPlaneArgs {
     /// How long a workload is kept after its proxy's connection was lost.
     #[arg(long, env = "OUTRIGGER_GRACE", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     grace: Duration,
+    /// Lets the keys of token issuers be fetched from loopback addresses, without TLS: for tests.
+    #[arg(long, env = "OUTRIGGER_JWKS_FROM_LOOPBACK")]
+    jwks_from_loopback: bool,
     /// What is logged on standard error: error, warn, info, debug, trace, or a filter such as info,h2=debug.
     #[arg(long, env = "OUTRIGGER_LOG", value_name = "FILTER", default_value = log::USUAL)]
     log: String,
@@ -85,6 +88,7 @@ fn config(args: ControlPlaneArgs) -> Result<ControlPlaneConfig, Stop> {
         issuer_ttl: args.issuer_ttl,
         root_ttl: args.root_ttl,
         grace: args.grace,
+        jwks_from_loopback: args.jwks_from_loopback,
     })
 }
 

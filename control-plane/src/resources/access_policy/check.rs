@@ -24,10 +24,13 @@ pub(super) fn check(policy: &AccessPolicy, problems: &mut Problems) {
             "only a policy whose targetRefs name its own Namespace can set it; the mesh's is spec.access of MeshConfig",
         );
     }
-    if spec.rules.is_empty() && spec.default_mode.is_none() {
+    if let Some(jwt) = &spec.jwt {
+        jwt.check(&path.field("jwt"), problems);
+    }
+    if spec.rules.is_empty() && spec.default_mode.is_none() && spec.jwt.is_none() {
         problems.error(
             &path.field("rules"),
-            "must have a rule (`{}` is about everybody), unless defaultMode is set",
+            "must have a rule (`{}` is about everybody), unless defaultMode or jwt is set",
         );
     }
     if spec.rules.is_empty() && (spec.action.is_some() || spec.audit.is_some()) {
