@@ -44,10 +44,10 @@ async fn an_instance_that_hangs_is_overtaken_by_another() {
         let answer = web.get("http://api/").await;
         assert_eq!((answer.status.as_u16(), answer.instance()), (200, "api-1"), "{}", mesh.explain().await);
     }
-    assert!(mesh.instance("api", 0).record().attempts() >= 5, "every other request began there");
-    assert!(hedges(&mesh, "won").await >= 5.0);
+    assert!(mesh.instance("api", 0).record().attempts() >= 3, "every other request began there");
+    assert!(hedges(&mesh, "won").await >= 3.0);
     let late = [("reason", "late")];
-    assert!(mesh.metrics("web").await.sum("outrigger_retries_total", &late) >= 5.0);
+    assert!(mesh.metrics("web").await.sum("outrigger_retries_total", &late) >= 3.0);
 }
 
 #[tokio::test]
@@ -63,15 +63,15 @@ async fn a_body_that_has_come_whole_goes_with_it() {
 
 #[tokio::test]
 async fn what_may_not_be_repeated_is_sent_once() {
-    let slow = || deciding(|_| Reply::text("x").after(Duration::from_millis(200)));
-    let mesh = hedged(slow(), 2, &format!("hedging: {{delay: 10ms}}\n{RICH}")).await;
+    let slow = |millis| deciding(move |_| Reply::text("x").after(Duration::from_millis(millis)));
+    let mesh = hedged(slow(200), 2, &format!("hedging: {{delay: 10ms}}\n{RICH}")).await;
     let web = mesh.client("web");
     for _ in 0..3 {
         web.post("http://api/", empty()).await;
     }
     assert_eq!(mesh.attempts("api"), 3);
     let asked = format!("hedging: {{delay: 10ms}}\n{RICH}\ndefaults: {{retry: {{nonIdempotent: true}}}}");
-    let mesh = hedged(slow(), 2, &asked).await;
+    let mesh = hedged(slow(2000), 2, &asked).await;
     mesh.client("web").post("http://api/", empty()).await;
     assert_eq!(mesh.attempts("api"), 2, "unless the policy says that it may");
 }
