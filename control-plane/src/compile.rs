@@ -43,6 +43,7 @@ pub(crate) use conditions::{document_status, route_statuses};
 pub(crate) use mesh::{inbound, mesh_settings};
 pub(crate) use policy::policy_of;
 pub(crate) use port::{Facts, SERVER_FIRST};
+pub(crate) use traffic_policy::budget_policy_of;
 
 /// Everything that is compiled from: the documents, and what registrations say.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use outrigger_api::{ServiceName, v1};
 
 use super::precedence::Age;
 use super::timing::{Timing, proto};
-use super::traffic_policy::{self, RetryBudget};
+use super::traffic_policy::{RetryBudget, budget_policy_of};
 use super::{balancing, session};
 use crate::model::Model;
 use crate::resources::xbackendtrafficpolicies::XBackendTrafficPolicyRetryConstraint;
@@ -27,7 +27,7 @@ pub(super) struct Effective<'a> {
 impl<'a> Effective<'a> {
     pub(super) fn of(model: &'a Model, service: &ServiceName) -> Self {
         let policy = policy_of(model, service).map(|(_, policy)| policy);
-        let constraint = traffic_policy::of_service(model, service);
+        let constraint = budget_policy_of(model, service);
         let constraint = constraint.and_then(|policy| policy.spec.retry_constraint.as_ref());
         let mesh = model.documents().mesh_config.as_ref().and_then(|mesh| mesh.spec.defaults.as_ref());
         let own = policy.and_then(|policy| policy.spec.defaults.as_ref());
@@ -52,7 +52,7 @@ impl<'a> Effective<'a> {
         let spec = self.policy.map(|policy| policy.spec.clone()).unwrap_or_default();
         let connection = spec.connection.unwrap_or_default();
         let limits = spec.limits.unwrap_or_default();
-        let constraint = self.constraint.filter(|_| spec.retry_budget.is_none()).map(RetryBudget::of);
+        let constraint = self.constraint.map(RetryBudget::of);
         let budget = spec.retry_budget.unwrap_or_default();
         let balancer = spec.load_balancer.unwrap_or_default();
         v1::BackendPolicy {

@@ -25,8 +25,16 @@ pub(super) struct RetryBudget {
     pub(super) interval: Duration,
 }
 
-/// The policy that holds for the service.
-pub(super) fn of_service<'a>(model: &'a Model, service: &ServiceName) -> Option<&'a XBackendTrafficPolicy> {
+/// The policy whose budget holds for the service: none where a ServicePolicy has one.
+pub(crate) fn budget_policy_of<'a>(
+    model: &'a Model,
+    service: &ServiceName,
+) -> Option<&'a XBackendTrafficPolicy> {
+    let is_ours = super::policy::sets_retry_budget(model, service).is_some();
+    oldest(model, service).filter(|policy| !is_ours && policy.spec.retry_constraint.is_some())
+}
+
+fn oldest<'a>(model: &'a Model, service: &ServiceName) -> Option<&'a XBackendTrafficPolicy> {
     let all = model.traffic_policies(service);
     all.min_by_key(|(key, policy)| (Age::of(&policy.metadata), *key)).map(|(_, policy)| policy)
 }
@@ -89,7 +97,7 @@ fn accepted(
     if Facts::of(world, service).is_none() {
         return (false, "TargetNotFound", format!("service {service} does not exist"));
     }
-    let holds = of_service(world.model, service);
+    let holds = oldest(world.model, service);
     if let Some(other) = holds.filter(|other| !std::ptr::eq(*other, policy)) {
         let name = other.metadata.name.as_deref().unwrap_or_default();
         return (false, "Conflicted", format!("{name} is older and names service {service} as well"));

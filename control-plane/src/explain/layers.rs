@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Source;
-use crate::compile::policy_of;
+use crate::compile::{budget_policy_of, policy_of};
 use crate::model::Model;
 use crate::resources::{Documents, Kind, ResourceKey};
 
@@ -27,6 +27,8 @@ pub(super) enum Level {
     Rule,
     /// A ServicePolicy.
     Policy,
+    /// An XBackendTrafficPolicy.
+    Traffic,
     /// The MeshConfig.
     Mesh,
 }
@@ -47,12 +49,18 @@ pub(super) struct Place {
 pub(super) struct Layers(Vec<Layer>);
 
 impl Layers {
-    /// What holds for a service: its policy, then the mesh's settings.
+    /// What holds for a service: its policies, then the mesh's settings.
     pub(super) fn of(model: &Model, service: &ServiceName) -> Self {
         let mut layers = Vec::new();
         if let Some(((namespace, name), policy)) = policy_of(model, service) {
             let key = key(Kind::ServicePolicy, namespace, name);
             layers.extend(Layer::new(Level::Policy, &key, "spec", &policy.spec));
+        }
+        if let Some(policy) = budget_policy_of(model, service) {
+            let name = |text: &Option<String>| text.clone().unwrap_or_default();
+            let (namespace, name) = (name(&policy.metadata.namespace), name(&policy.metadata.name));
+            let key = key(Kind::BackendTrafficPolicy, &namespace, &name);
+            layers.extend(Layer::new(Level::Traffic, &key, "spec", &policy.spec));
         }
         if let Some(mesh) = &model.documents().mesh_config {
             let key = key(Kind::MeshConfig, "", mesh.metadata.name.as_deref().unwrap_or_default());

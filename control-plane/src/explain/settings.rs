@@ -44,6 +44,16 @@ fn policy<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
     Line { name, places: Vec::new(), value }.or_in(Level::Policy, name)
 }
 
+/// A part of `retryBudget`, which an XBackendTrafficPolicy has at another place.
+fn budget<M>(name: &'static str, theirs: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
+    policy(name, value).or_in(Level::Traffic, theirs)
+}
+
+/// A setting of an XBackendTrafficPolicy alone, as it writes it.
+fn traffic<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
+    Line { name, places: Vec::new(), value }.or_in(Level::Traffic, name)
+}
+
 /// A setting of the MeshConfig alone.
 fn mesh(name: &'static str, value: fn(&v1::MeshSettings) -> Option<String>) -> Line<v1::MeshSettings> {
     Line { name, places: Vec::new(), value }.or_in(Level::Mesh, name)
@@ -126,8 +136,12 @@ pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
         policy("limits.maxConnections", |it| Some(it.max_connections.to_string())),
         policy("limits.maxPendingRequests", |it| Some(it.max_pending.to_string())),
         policy("limits.maxActiveRequests", |it| Some(it.max_active.to_string())),
-        policy("retryBudget.percent", |it| Some(it.retry_budget_percent.to_string())),
-        policy("retryBudget.minPerSecond", |it| Some(it.retry_budget_per_second.to_string())),
+        budget("retryBudget.percent", "retryConstraint.budget.percent", |it| {
+            Some(it.retry_budget_percent.to_string())
+        }),
+        budget("retryBudget.minPerSecond", "retryConstraint.minRetryRate.count", |it| {
+            Some(it.retry_budget_per_second.to_string())
+        }),
         default("defaults.timeouts.request", |it| duration(it.request_timeout.as_ref())),
         default("defaults.timeouts.backendRequest", |it| duration(it.attempt_timeout.as_ref())),
         retry("defaults.retry.attempts", |it| attempts(it.retry.as_ref())),
@@ -158,6 +172,18 @@ pub(super) fn inbound_lines() -> Vec<Line<v1::InboundPort>> {
         }),
         policy("adaptiveConcurrency.recalibrateEvery", |it| {
             duration(it.concurrency.as_ref()?.recalibrate.as_ref())
+        }),
+    ]
+}
+
+/// What only an XBackendTrafficPolicy has a field for. Where none is in force, neither of these applies.
+fn traffic_lines() -> Vec<Line<v1::BackendPolicy>> {
+    vec![
+        traffic("retryConstraint.budget.interval", |it| {
+            it.retry_budget_window.as_ref().map(describe::duration)
+        }),
+        traffic("retryConstraint.minRetryRate.interval", |it| {
+            it.retry_budget_interval.as_ref().map(describe::duration)
         }),
     ]
 }
@@ -218,7 +244,8 @@ pub(super) fn mesh_lines() -> Vec<Line<v1::MeshSettings>> {
 
 /// The settings of a service.
 pub(super) fn of_policy(message: &v1::BackendPolicy, layers: &Layers) -> Vec<Setting> {
-    policy_lines().iter().filter_map(|line| line.show(message, layers)).collect()
+    let lines = policy_lines().into_iter().chain(traffic_lines());
+    lines.filter_map(|line| line.show(message, layers)).collect()
 }
 
 /// The settings of the service's own proxies, and how often it may be called.
