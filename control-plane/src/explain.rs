@@ -124,6 +124,7 @@ pub(crate) fn explain(
     let inbound = inbound(world, service);
     all.extend(settings::of_inbound(&inbound, &layers, world.model.documents()));
     all.extend(settings::of_mesh(&mesh, &layers));
+    all.extend(settings::of_documents(world.model.documents(), &layers));
     Some(CompiledService {
         namespace: service.namespace().to_owned(),
         name: service.name().to_owned(),

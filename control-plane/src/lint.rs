@@ -5,6 +5,7 @@
 //! up, policies that nobody follows. Pure, like `compile`, on which it leans where precedence and defaults decide. A
 //! finding is a warning: it keeps nothing from being applied.
 
+mod access;
 mod policy;
 mod reference;
 mod retry;
@@ -73,6 +74,7 @@ pub fn lint(documents: &Documents, sight: Sight) -> Vec<Finding> {
     retry::look(&subject, &mut findings);
     reference::look(&subject, &mut findings);
     policy::look(&subject, &mut findings);
+    access::look(&subject, &mut findings);
     findings.0.sort_by(|a, b| a.key.cmp(&b.key));
     findings.0
 }

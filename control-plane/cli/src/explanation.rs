@@ -11,7 +11,7 @@ use outrigger_control_plane::status::EndpointStatus;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::policy;
 use outrigger_proxy::route::{Mismatch, RouteMatch};
-use outrigger_proxy::snapshot::{Protocol, Rule, ServicePort, Target};
+use outrigger_proxy::snapshot::{self, Protocol, Rule, ServicePort, Target};
 use serde::Serialize;
 
 use crate::failure::Stop;
@@ -150,6 +150,9 @@ pub(crate) fn explain(
     let (parsed, raw) = (&service.ports[place], &message.ports[place]);
     explanation.protocol = protocol(parsed.protocol);
     match (&parsed.routes, compiled.ports.iter().find(|origins| origins.port == port)) {
+        (_, Some(origins)) if !parsed.tcp_backends.is_empty() => {
+            explanation.share_out(&parsed.tcp_backends, origins);
+        }
         (Some(_), Some(origins)) if parsed.protocol != Protocol::Tcp => {
             explanation.route(parsed, raw, origins, head);
         }
@@ -180,6 +183,18 @@ fn protocol(protocol: Protocol) -> &'static str {
 }
 
 impl Explanation {
+    /// A TCPRoute: whole connections, of which nothing is read.
+    fn share_out(&mut self, backends: &[snapshot::Backend], origins: &PortOrigins) {
+        self.rule = origins.rules.first().map(|origin| MatchedRule {
+            source: origin.source.clone(),
+            name: origin.rule.clone(),
+            matched: "every connection, unread".to_owned(),
+            filters: Vec::new(),
+        });
+        self.backends = Backend::of_all(backends);
+        self.verdict = to_one_of(&self.backends);
+    }
+
     fn route(
         &mut self,
         port: &ServicePort,
@@ -218,7 +233,7 @@ impl Explanation {
             filters: origin.filters.clone(),
         });
         self.settings = origin.settings.clone();
-        self.backends = Backend::of_rule(rule);
+        self.backends = Backend::of_all(&rule.backends);
         self.verdict = verdict(rule, &self.backends);
     }
 }
@@ -231,6 +246,11 @@ fn verdict(rule: &Rule, backends: &[Backend]) -> Verdict {
     if let Some(reason) = unresolved {
         return Verdict::refused(Failure::InvalidBackend, &**reason);
     }
+    to_one_of(backends)
+}
+
+/// What becomes of what goes to one of these by chance.
+fn to_one_of(backends: &[Backend]) -> Verdict {
     let weighed = || backends.iter().filter(|backend| backend.weight > 0);
     if weighed().next().is_none() {
         return Verdict::refused(Failure::InvalidBackend, "the rule has no backend with a weight");
@@ -247,9 +267,9 @@ fn verdict(rule: &Rule, backends: &[Backend]) -> Verdict {
 }
 
 impl Backend {
-    fn of_rule(rule: &Rule) -> Vec<Self> {
-        let sum = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        rule.backends.iter().map(|backend| Self::of(backend.weight, sum, backend.target.clone())).collect()
+    fn of_all(backends: &[snapshot::Backend]) -> Vec<Self> {
+        let sum = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        backends.iter().map(|backend| Self::of(backend.weight, sum, backend.target.clone())).collect()
     }
 
     fn of(weight: u32, sum: u64, target: Target) -> Self {

@@ -41,10 +41,15 @@ pub(super) fn about<'a>(
     })
 }
 
-/// The namespace's mode, by the oldest policy that sets one; else the mesh's.
+/// The oldest policy that sets the mode of a namespace.
+pub(crate) fn mode_policy<'a>(model: &'a Model, namespace: &str) -> Option<&'a AccessPolicy> {
+    let own = model.access_policies(namespace).filter(|policy| policy.spec.default_mode.is_some());
+    own.min_by_key(|policy| created(policy))
+}
+
+/// The namespace's mode; else the mesh's.
 fn mode(model: &Model, service: &ServiceName) -> v1::AccessMode {
-    let own = model.access_policies(service.namespace()).filter(|policy| policy.spec.default_mode.is_some());
-    let oldest = own.min_by_key(|policy| created(policy)).and_then(|policy| policy.spec.default_mode);
+    let oldest = mode_policy(model, service.namespace()).and_then(|policy| policy.spec.default_mode);
     let mesh = model.documents().mesh_config.as_ref().and_then(|mesh| mesh.spec.access.as_ref());
     match oldest.or(mesh.and_then(|access| access.default_mode)) {
         None | Some(AccessMode::Open) => v1::AccessMode::Open,

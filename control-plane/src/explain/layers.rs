@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Source;
-use crate::compile::{budget_policy_of, policy_of};
+use crate::compile::{budget_policy_of, mode_policy, policy_of};
 use crate::model::Model;
 use crate::resources::{Documents, Kind, ResourceKey};
 
@@ -29,6 +29,8 @@ pub(super) enum Level {
     Policy,
     /// An XBackendTrafficPolicy.
     Traffic,
+    /// The AccessPolicy that sets the mode of the service's namespace.
+    Access,
     /// The MeshConfig.
     Mesh,
 }
@@ -49,7 +51,7 @@ pub(super) struct Place {
 pub(super) struct Layers(Vec<Layer>);
 
 impl Layers {
-    /// What holds for a service: its policies, then the mesh's settings.
+    /// What holds for a service: its policy, the Gateway API's, its namespace's mode, then the mesh's settings.
     pub(super) fn of(model: &Model, service: &ServiceName) -> Self {
         let mut layers = Vec::new();
         if let Some(((namespace, name), policy)) = policy_of(model, service) {
@@ -61,6 +63,11 @@ impl Layers {
             let (namespace, name) = (name(&policy.metadata.namespace), name(&policy.metadata.name));
             let key = key(Kind::BackendTrafficPolicy, &namespace, &name);
             layers.extend(Layer::new(Level::Traffic, &key, "spec", &policy.spec));
+        }
+        if let Some(policy) = mode_policy(model, service.namespace()) {
+            let name = policy.metadata.name.as_deref().unwrap_or_default();
+            let key = key(Kind::AccessPolicy, service.namespace(), name);
+            layers.extend(Layer::new(Level::Access, &key, "spec", &policy.spec));
         }
         if let Some(mesh) = &model.documents().mesh_config {
             let key = key(Kind::MeshConfig, "", mesh.metadata.name.as_deref().unwrap_or_default());

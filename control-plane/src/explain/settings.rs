@@ -8,6 +8,7 @@ use outrigger_api::v1::{self, hash::Key};
 
 use super::layers::{Layers, Level, Place};
 use super::{Setting, Source, describe};
+use crate::model::requires_grants;
 use crate::resources::{Documents, Kind};
 
 /// One setting, as a message of type `M` has it.
@@ -55,7 +56,7 @@ fn traffic<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
 }
 
 /// A setting of the MeshConfig alone.
-fn mesh(name: &'static str, value: fn(&v1::MeshSettings) -> Option<String>) -> Line<v1::MeshSettings> {
+fn mesh<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
     Line { name, places: Vec::new(), value }.or_in(Level::Mesh, name)
 }
 
@@ -165,6 +166,7 @@ pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
 /// What the service's own proxies do before the application, on every port.
 pub(super) fn inbound_lines() -> Vec<Line<v1::InboundPort>> {
     vec![
+        mesh("access.defaultMode", |it| Some(mode(it.access.as_ref()))).or_in(Level::Access, "defaultMode"),
         policy("adaptiveConcurrency.minLimit", |it| Some(it.concurrency.as_ref()?.min_limit.to_string())),
         policy("adaptiveConcurrency.maxLimit", |it| Some(it.concurrency.as_ref()?.max_limit.to_string())),
         policy("adaptiveConcurrency.tolerancePercent", |it| {
@@ -238,8 +240,17 @@ pub(super) fn mesh_lines() -> Vec<Line<v1::MeshSettings>> {
             "" => Some("each proxy's own".to_owned()),
             endpoint => Some(endpoint.to_owned()),
         }),
+        mesh("pathNormalization", |it| match it.path_normalization() {
+            v1::PathNormalization::None => Some("None".to_owned()),
+            v1::PathNormalization::Full | v1::PathNormalization::Unspecified => Some("Full".to_owned()),
+        }),
         mesh("accessLog.enabled", |it| Some(it.access_log.to_string())),
     ]
+}
+
+/// What the control plane alone goes by.
+pub(super) fn documents_lines() -> Vec<Line<Documents>> {
+    vec![mesh("routing.requireReferenceGrants", |it| Some(requires_grants(it).to_string()))]
 }
 
 /// The settings of a service.
@@ -253,8 +264,36 @@ pub(super) fn of_inbound(message: &v1::Inbound, layers: &Layers, documents: &Doc
     let Some(port) = message.ports.first() else { return Vec::new() };
     let mut settings: Vec<Setting> =
         inbound_lines().iter().filter_map(|line| line.show(port, layers)).collect();
+    settings.extend(port.access.iter().flat_map(|access| &access.policies).map(access));
     settings.extend(port.rate_limits.iter().map(|limit| rate_limit(limit, documents)));
     settings
+}
+
+/// What a policy does to those whom it is about.
+fn access(policy: &v1::AccessPolicy) -> Setting {
+    let action = match policy.action() {
+        v1::AccessAction::Deny => "denies those whom it is about",
+        v1::AccessAction::Allow | v1::AccessAction::Unspecified => "allows those whom it is about",
+    };
+    let audit = if policy.audit { ", and only reports" } else { "" };
+    Setting {
+        name: format!("access {}", policy.name),
+        value: format!("{action}{audit}"),
+        source: Some(Source {
+            document: format!("{} {}", Kind::AccessPolicy, policy.name),
+            field: "spec.rules".to_owned(),
+        }),
+    }
+}
+
+fn mode(access: Option<&v1::Access>) -> String {
+    let mode = match access.map_or(v1::AccessMode::Open, v1::Access::mode) {
+        v1::AccessMode::Open | v1::AccessMode::Unspecified => "Open",
+        v1::AccessMode::Authenticated => "Authenticated",
+        v1::AccessMode::SameNamespace => "SameNamespace",
+        v1::AccessMode::Deny => "Deny",
+    };
+    mode.to_owned()
 }
 
 /// A limit, and where it is written.
@@ -281,6 +320,11 @@ pub(super) fn of_rule_limits(message: &v1::Rule, documents: &Documents) -> Vec<S
 /// The settings of a rule, whose layer is the first.
 pub(super) fn of_rule(message: &v1::Rule, layers: &Layers) -> Vec<Setting> {
     rule_lines().iter().filter_map(|line| line.show(message, layers)).collect()
+}
+
+/// What the control plane goes by.
+pub(super) fn of_documents(documents: &Documents, layers: &Layers) -> Vec<Setting> {
+    documents_lines().iter().filter_map(|line| line.show(documents, layers)).collect()
 }
 
 /// The settings of the mesh.

@@ -162,25 +162,46 @@ fn leaves(kind: Kind) -> BTreeSet<String> {
     found
 }
 
-#[test]
-fn every_field_of_a_policy_has_its_line() {
-    let mut lines: BTreeSet<String> =
-        settings::policy_lines().iter().map(|line| line.name.to_owned()).collect();
-    lines.extend(settings::inbound_lines().iter().map(|line| line.name.to_owned()));
-    let mut fields = leaves(Kind::ServicePolicy);
-    assert!(fields.remove("targetRefs"), "{fields:?}");
-    assert_eq!(fields.symmetric_difference(&lines).collect::<Vec<_>>(), Vec::<&String>::new());
+fn lines() -> BTreeSet<&'static str> {
+    let policy = settings::policy_lines().into_iter().map(|line| line.name);
+    let inbound = settings::inbound_lines().into_iter().map(|line| line.name);
+    let mesh = settings::mesh_lines().into_iter().map(|line| line.name);
+    let documents = settings::documents_lines().into_iter().map(|line| line.name);
+    policy.chain(inbound).chain(mesh).chain(documents).collect()
 }
 
 #[test]
-fn every_field_of_the_mesh_has_its_line() {
-    let mut lines: BTreeSet<String> =
-        settings::mesh_lines().iter().map(|line| line.name.to_owned()).collect();
-    lines.extend(settings::policy_lines().iter().map(|line| line.name.to_owned()));
-    let missing: Vec<String> =
-        leaves(Kind::MeshConfig).into_iter().filter(|field| !lines.contains(field)).collect();
-    // Decides what references lead to, and is seen there.
-    assert_eq!(missing, ["routing.requireReferenceGrants"]);
+fn every_field_of_a_policy_and_of_the_mesh_has_its_line() {
+    let lines = lines();
+    for kind in [Kind::ServicePolicy, Kind::MeshConfig] {
+        let fields = leaves(kind).into_iter().filter(|field| field != "targetRefs");
+        let missing: Vec<String> = fields.filter(|field| !lines.contains(field.as_str())).collect();
+        assert_eq!(missing, Vec::<String>::new(), "of {kind}: settings.rs has a line for each");
+    }
+}
+
+#[test]
+fn the_gateway_apis_retry_budget_holds_where_the_policy_has_none() {
+    let theirs = "---
+kind: XBackendTrafficPolicy
+metadata: {name: theirs, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: pay}]
+  retryConstraint: {budget: {percent: 30, interval: 1m}}
+";
+    let shown_with = |policy: &str| {
+        let settings = explained(&format!("{}{theirs}", SHOP.replace("minOpen: 2s}", policy))).settings;
+        ["retryBudget.percent", "retryBudget.minPerSecond"].map(|name| shown(&settings, name))
+    };
+    let field = "spec.retryConstraint.budget.percent";
+    assert_eq!(
+        shown_with("minOpen: 2s}"),
+        [format!("30 (XBackendTrafficPolicy shop/theirs {field})"), "10 (default)".to_owned()]
+    );
+    assert_eq!(
+        shown_with("minOpen: 2s}\n  retryBudget: {minPerSecond: 7}"),
+        ["20 (default)", "7 (ServicePolicy shop/pay spec.retryBudget.minPerSecond)"]
+    );
 }
 
 #[test]
