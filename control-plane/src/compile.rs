@@ -43,7 +43,6 @@ pub(crate) use attach::{Attached, attached};
 pub(crate) use conditions::{document_status, route_statuses};
 pub(crate) use mesh::{inbound, mesh_settings};
 pub(crate) use policy::policy_of;
-pub(crate) use port::Facts;
 pub(crate) use port::{Facts, SERVER_FIRST};
 pub(crate) use traffic_policy::budget_policy_of;
 

@@ -171,3 +171,31 @@ async fn an_apply_warns_of_what_comes_to_nothing_beside_what_is_there() {
         "{answer}"
     );
 }
+
+#[tokio::test]
+async fn who_may_call_is_explained_as_it_is_decided() {
+    let rules = "apiVersion: outrigger.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: web-only, namespace: shop}\n\
+                 spec:\n  targetRefs: [{group: \"\", kind: Service, name: pay}]\n  \
+                 rules: [{from: [{serviceAccounts: [web]}], to: [{paths: [{value: /open}]}]}]\n";
+    let mesh = Mesh::builder()
+        .policy(rules)
+        .service("pay", saying("hello"))
+        .client("web")
+        .client("batch")
+        .start()
+        .await;
+    for (caller, path, status) in [
+        ("web", "/open/1", 200),
+        ("web", "/closed", 403),
+        ("batch", "/open", 403),
+        ("web", "/x/../open", 200),
+    ] {
+        let from = format!("shop/{caller}");
+        let said = explained(&mesh, &["--from", &from, "pay", "GET", path]).await;
+        let answer = mesh.client(caller).get(&format!("http://pay{path}")).await;
+        assert_eq!(answer.status, status, "{caller} {path}: {answer:?}");
+        assert_eq!(said["verdict"]["status"].as_u64().unwrap_or(200), u64::from(status), "{said}");
+        let by = if status == 200 { "AccessPolicy shop/web-only" } else { "(no match)" };
+        assert_eq!(said["backends"][0]["admission"]["by"], by, "{said}");
+    }
+}

@@ -4,7 +4,11 @@
 //! looked up in the table that they would look it up in, so that what is said here is what happens. What the control
 //! plane adds is where each value came from.
 
+mod access;
+
 use http::request;
+use http::uri::PathAndQuery;
+use outrigger_api::path::normalized;
 use outrigger_api::{ServiceName, v1};
 use outrigger_control_plane::explain::{CompiledService, PortOrigins, RuleOrigin, Setting, Source, words};
 use outrigger_control_plane::status::EndpointStatus;
@@ -15,6 +19,8 @@ use outrigger_proxy::snapshot::{self, Protocol, Rule, ServicePort, Target};
 use serde::Serialize;
 
 use crate::failure::Stop;
+
+pub(crate) use access::{Admission, Caller};
 
 /// So many of the matches that did not hold are worth telling.
 const NEAREST_MISSES: usize = 3;
@@ -100,6 +106,9 @@ pub(crate) struct Backend {
     pub(crate) percent: f64,
     /// How its endpoints are called.
     pub(crate) settings: Vec<Setting>,
+    /// Whether its own proxy lets the request in. Absent: whoever mutual TLS lets in may call, or no caller was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) admission: Option<Admission>,
     /// Who answers for it at this port.
     pub(crate) endpoints: Vec<EndpointStatus>,
     #[serde(skip)]
@@ -182,7 +191,38 @@ fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
+/// Brings the path to the form that the mesh's proxies bring it to.
+///
+/// # Errors
+/// The control plane's message cannot be read.
+pub(crate) fn normalize(compiled: &CompiledService, head: &mut request::Parts) -> Result<(), Stop> {
+    let mesh = policy::mesh(&compiled.mesh.read()?)?;
+    let Some(path) = normalized(head.uri.path()).filter(|_| mesh.normalize_paths) else { return Ok(()) };
+    let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    head.uri = PathAndQuery::try_from(format!("{path}{query}"))?.into();
+    Ok(())
+}
+
 impl Explanation {
+    /// Takes into account what the proxies beside the backends say.
+    pub(crate) fn admit(&mut self) {
+        let weighed = || self.backends.iter().filter(|backend| backend.weight > 0);
+        let refused = weighed().filter_map(|backend| {
+            let admission = backend.admission.as_ref().filter(|admission| !admission.allowed)?;
+            Some(format!("{} by {}", backend.destination.as_deref()?, admission.by))
+        });
+        let refused: Vec<String> = refused.collect();
+        if !self.verdict.forwarded || refused.is_empty() {
+            return;
+        }
+        let reason = format!("the proxy beside the service refuses it: {}", refused.join(", "));
+        if refused.len() == weighed().count() {
+            self.verdict = Verdict::refused(Failure::Denied, reason);
+        } else {
+            self.verdict.reason = format!("{}; of some, {reason}", self.verdict.reason);
+        }
+    }
+
     /// A TCPRoute: whole connections, of which nothing is read.
     fn share_out(&mut self, backends: &[snapshot::Backend], origins: &PortOrigins) {
         self.rule = origins.rules.first().map(|origin| MatchedRule {
@@ -283,18 +323,31 @@ impl Backend {
             weight,
             percent: if sum == 0 { 0.0 } else { f64::from(weight) * 100.0 / sum as f64 },
             settings: Vec::new(),
+            admission: None,
             endpoints: Vec::new(),
             target,
         }
     }
 
-    /// Adds what is told of the service behind it.
-    pub(crate) fn complete(&mut self, compiled: &CompiledService) {
-        let Some((_, port)) = &self.target else { return };
+    /// Adds what is told of the service behind it, and what its own proxies say of the request.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub(crate) fn complete(
+        &mut self,
+        compiled: &CompiledService,
+        caller: &Caller,
+        head: &request::Parts,
+    ) -> Result<(), Stop> {
+        let Some((_, port)) = &self.target else { return Ok(()) };
         let own = compiled.settings.iter().filter(|setting| !setting.name.starts_with("defaults."));
         self.settings = own.cloned().collect();
         let serves = compiled.endpoints.iter().filter(|endpoint| endpoint.ports.contains(port));
         self.endpoints = serves.cloned().collect();
+        let inbound = policy::inbound(&compiled.inbound.read()?)?;
+        let rules = inbound.port(*port).and_then(|own| own.access.as_ref());
+        self.admission = rules.and_then(|rules| access::admission(rules, caller, head));
+        Ok(())
     }
 }
 

@@ -166,7 +166,8 @@ pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
 /// What the service's own proxies do before the application, on every port.
 pub(super) fn inbound_lines() -> Vec<Line<v1::InboundPort>> {
     vec![
-        mesh("access.defaultMode", |it| Some(mode(it.access.as_ref()))).or_in(Level::Access, "defaultMode"),
+        mesh("access.defaultMode", |it: &v1::InboundPort| Some(mode(it.access.as_ref())))
+            .or_in(Level::Access, "defaultMode"),
         policy("adaptiveConcurrency.minLimit", |it| Some(it.concurrency.as_ref()?.min_limit.to_string())),
         policy("adaptiveConcurrency.maxLimit", |it| Some(it.concurrency.as_ref()?.max_limit.to_string())),
         policy("adaptiveConcurrency.tolerancePercent", |it| {

@@ -31,7 +31,8 @@ fn key(service: &ServiceName) -> ResourceKey {
 /// What keeps everybody out.
 fn closed_by(access: &v1::Access) -> Option<String> {
     let enforced = || access.policies.iter().filter(|policy| !policy.audit);
-    let about_all = |rule: &v1::AccessRule| rule.from.is_empty() && rule.to.is_empty() && rule.when.is_empty();
+    let about_all =
+        |rule: &v1::AccessRule| rule.from.is_empty() && rule.to.is_empty() && rule.when.is_empty();
     let of = |action: v1::AccessAction| enforced().filter(move |policy| policy.action() == action);
     if let Some(policy) = of(v1::AccessAction::Deny).find(|policy| policy.rules.iter().any(about_all)) {
         return Some(format!("AccessPolicy {} denies everybody", policy.name));

@@ -237,3 +237,22 @@ spec:
     assert_eq!((warnings[0].document, warnings[0].line), (Some(2), Some(14)), "{warnings:?}");
     assert_eq!(warnings[0].resource.as_deref(), Some("HTTPRoute shop/a"));
 }
+
+#[test]
+fn a_service_that_nobody_may_call_is_found_with_what_keeps_everybody_out() {
+    let policy = |spec: &str| {
+        format!("---\nkind: AccessPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}\n")
+    };
+    for (spec, expected) in [
+        ("{targetRefs: [{name: pay}], action: Deny, rules: [{}]}", "AccessPolicy shop/p denies everybody"),
+        ("{targetRefs: [{kind: Namespace, name: shop}], defaultMode: Deny}", "the mode is Deny"),
+        ("{targetRefs: [{name: pay}], rules: [{to: [{ports: [81]}]}]}", "AccessPolicy shop/p allows only"),
+    ] {
+        let found = found(&(PAY.to_owned() + &policy(spec)), Sight::Set);
+        assert_eq!(found.len(), 1, "{spec}: {found:?}");
+        assert!(found[0].starts_with("Service shop/pay spec: nobody may call it: "), "{found:?}");
+        assert!(found[0].contains(expected), "{found:?}");
+    }
+    let open = policy("{targetRefs: [{name: pay}], rules: [{from: [{namespaces: [shop]}]}]}");
+    assert_found(&(PAY.to_owned() + &open), &[]);
+}

@@ -1,6 +1,7 @@
 //! `outrigger explain`: what the mesh does with a request, and which document says so.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::{Method, Request, request};
@@ -8,7 +9,7 @@ use outrigger_api::{ServiceName, v1};
 use outrigger_certs::SpiffeId;
 use outrigger_control_plane::explain::{CompiledService, Setting, words};
 use outrigger_control_plane::resources::DEFAULT_NAMESPACE;
-use outrigger_control_plane::status::EndpointStatus;
+use outrigger_control_plane::status::{CertificateStatus, EndpointStatus};
 
 use crate::client::{Api, ApiArgs, ApiError};
 use crate::explanation::{self, Backend, Explanation};
@@ -34,6 +35,9 @@ pub(crate) struct ExplainArgs {
     /// Who calls: NAMESPACE/SERVICE-ACCOUNT or a SPIFFE id. [default: a workload of the service's namespace]
     #[arg(long, env = "OUTRIGGER_FROM", value_name = "IDENTITY", value_parser = parse_caller)]
     from: Option<Caller>,
+    /// Where the caller's connection comes from, for access rules about networks.
+    #[arg(long, env = "OUTRIGGER_FROM_ADDRESS", value_name = "IP", default_value = "127.0.0.1")]
+    address: IpAddr,
     /// The service that is called: NAME[.NAMESPACE][:PORT], port 80 where none is named.
     #[arg(value_name = "SERVICE")]
     service: String,
@@ -57,6 +61,19 @@ pub(crate) struct ExplainArgs {
 struct Caller {
     namespace: String,
     text: String,
+}
+
+impl Caller {
+    /// The SPIFFE id; an account is one of the mesh's own trust domain.
+    async fn identity(&self, api: &Api) -> Result<SpiffeId, Stop> {
+        if let Ok(identity) = self.text.parse() {
+            return Ok(identity);
+        }
+        let authority: CertificateStatus = api.get("/v1/certificates").await?;
+        let account = self.text.rsplit('/').next().unwrap_or_default();
+        let (domain, namespace) = (authority.trust_domain, &self.namespace);
+        Ok(format!("spiffe://{domain}/ns/{namespace}/sa/{account}").parse()?)
+    }
 }
 
 fn parse_caller(text: &str) -> Result<Caller, String> {
@@ -91,9 +108,16 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<(), Stop> {
         true => None,
     };
     let compiled = compiled(&api, &service, &client).await?;
-    let Some(head) = head else { return show_service(&args, &compiled, port) };
+    let Some(mut head) = head else { return show_service(&args, &compiled, port) };
+    let identity = match &args.from {
+        Some(from) => Some(from.identity(&api).await?),
+        None => None,
+    };
+    let caller = explanation::Caller { identity, address: args.address };
+    explanation::normalize(&compiled, &mut head)?;
     let mut explanation = explanation::explain(&compiled, port.unwrap_or(DEFAULT_PORT), &head)?;
-    complete(&api, compiled, &mut explanation).await?;
+    complete(&api, compiled, &caller, &head, &mut explanation).await?;
+    explanation.admit();
     match args.output.output {
         Format::Table => output::print(&text(&explanation, args.from.as_ref()))?,
         format => output::value(format, &serde_json::to_value(&explanation)?)?,
@@ -145,7 +169,13 @@ async fn compiled(api: &Api, service: &ServiceName, client: &str) -> Result<Comp
 }
 
 /// Asks for the services behind the backends, each once.
-async fn complete(api: &Api, parent: CompiledService, explanation: &mut Explanation) -> Result<(), Stop> {
+async fn complete(
+    api: &Api,
+    parent: CompiledService,
+    caller: &explanation::Caller,
+    head: &request::Parts,
+    explanation: &mut Explanation,
+) -> Result<(), Stop> {
     let client = parent.client.clone();
     let mut known = BTreeMap::from([((parent.namespace.clone(), parent.name.clone()), parent)]);
     for backend in &mut explanation.backends {
@@ -158,7 +188,7 @@ async fn complete(api: &Api, parent: CompiledService, explanation: &mut Explanat
                 Err(stop) => return Err(stop),
             }
         }
-        backend.complete(&known[&key]);
+        backend.complete(&known[&key], caller, head)?;
     }
     Ok(())
 }
@@ -221,6 +251,14 @@ fn of_backend(backend: &Backend) -> String {
         _ => format!("{ready} of {all} endpoints ready"),
     };
     let mut text = format!("\n{}: {ready}\n\n", paint(BOLD, destination));
+    if let Some(admission) = &backend.admission {
+        let word = if admission.allowed { paint(GOOD, "lets it in") } else { paint(BAD, "refuses it") };
+        text.push_str(&format!("its own proxy {word}, by {}\n", admission.by));
+        for policy in &admission.audited {
+            text.push_str(&format!("{policy} would refuse it, and only reports\n"));
+        }
+        text.push('\n');
+    }
     text.push_str(&endpoints(&backend.endpoints));
     text.push_str(&settings(&backend.settings));
     text
