@@ -245,6 +245,14 @@ pub(super) fn mesh_lines() -> Vec<Line<v1::MeshSettings>> {
             v1::PathNormalization::None => Some("None".to_owned()),
             v1::PathNormalization::Full | v1::PathNormalization::Unspecified => Some("Full".to_owned()),
         }),
+        mesh("egress.mode", |it| {
+            let listed_only = it.egress.as_ref().is_some_and(|egress| egress.listed_only);
+            Some(if listed_only { "ListedOnly" } else { "AllowAll" }.to_owned())
+        }),
+        mesh("egress.cidrs", |it| {
+            let cidrs = it.egress.as_ref().map(|egress| egress.cidrs.join(", "))?;
+            Some(if cidrs.is_empty() { "none".to_owned() } else { cidrs })
+        }),
         mesh("accessLog.enabled", |it| Some(it.access_log.to_string())),
     ]
 }
