@@ -7,16 +7,18 @@
 //! supported makes its rule's requests fail, it is never left out.
 //!
 //! Reading order: [`port`] (what a service has), [`attach`] (which routes are on which port, for whom),
-//! [`rule`] with [`backend`], [`grant`], [`filter`], [`timing`] and [`session`] (one rule), [`precedence`] (the order of
-//! all matches), [`policy`] with [`balancing`] and [`traffic_policy`] (how endpoints are called), [`conditions`] (what
-//! people are told of it), [`mesh`] (settings for every proxy), [`access`] (who may call).
+//! [`rule`] with [`backend`], [`grant`], [`filter`], [`extension`], [`fault`], [`timing`] and [`session`] (one rule),
+//! [`precedence`] (the order of all matches), [`policy`] with [`balancing`] and [`traffic_policy`] (how endpoints are
+//! called), [`conditions`] (what people are told of it), [`mesh`] (settings for every proxy), [`access`] (who may call).
 
 mod access;
 mod attach;
 mod backend;
 mod balancing;
 mod conditions;
+mod extension;
 mod external;
+mod fault;
 mod filter;
 mod grant;
 mod jwt;

@@ -5,6 +5,7 @@
 mod route;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use outrigger_api::{ServiceName, v1};
 
 use crate::jwks::fetch::KeySets;
 use crate::resources::{
-    AccessPolicy, BackendTlsPolicy, Documents, MeshConfig, RateLimitPolicy, Reach, Service, ServicePolicy,
-    TargetRef, XBackendTrafficPolicy,
+    AccessPolicy, BackendTlsPolicy, Documents, HttpRoute, Kind, MeshConfig, RateLimitPolicy, Reach, Service,
+    ServicePolicy, TargetRef, XBackendTrafficPolicy,
 };
 
 pub(crate) use route::{Route, RouteKey, RouteKind};
@@ -34,6 +35,8 @@ pub(crate) struct Model {
     rate_limits: HashMap<ServiceName, BTreeSet<Key>>,
     traffic_policies: HashMap<ServiceName, BTreeSet<Key>>,
     tls_policies: HashMap<ServiceName, BTreeSet<Key>>,
+    /// The routes whose rules refer to a document of ours.
+    extended: HashMap<(Kind, Key), BTreeSet<RouteKey>>,
     addresses: HashMap<IpAddr, ServiceName>,
     /// By host, the services that stand for it.
     hosts: HashMap<String, BTreeSet<ServiceName>>,
@@ -44,7 +47,7 @@ pub(crate) struct Model {
 /// What a new revision is about.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ModelChange {
-    /// Services whose document, routes or policies changed.
+    /// Services whose document, routes or policies changed, or what their routes refer to.
     pub(crate) services: BTreeSet<ServiceName>,
     /// Addresses that lead somewhere else now.
     pub(crate) addresses: BTreeSet<IpAddr>,
@@ -124,12 +127,17 @@ impl Model {
             let before = before.map(|policy| targets(policy)).unwrap_or_default();
             let after = after.map(|policy| targets(policy)).unwrap_or_default();
             reindex(&mut self.policies, key, before, after, &mut change.services);
+            change.services.extend(self.extended_by(Kind::ServicePolicy, key));
+        }
+        for (key, ..) in changed(&old.fault_injections, &documents.fault_injections) {
+            change.services.extend(self.extended_by(Kind::FaultInjection, key));
         }
         for (key, before, after) in changed(&old.rate_limit_policies, &documents.rate_limit_policies) {
             let targets = |policy: Option<&Arc<RateLimitPolicy>>| {
                 policy.map(|policy| named(&policy.metadata, &policy.spec.target_refs)).unwrap_or_default()
             };
             reindex(&mut self.rate_limits, key, targets(before), targets(after), &mut change.services);
+            change.services.extend(self.extended_by(Kind::RateLimitPolicy, key));
         }
         for (key, before, after) in
             changed(&old.backend_traffic_policies, &documents.backend_traffic_policies)
@@ -168,6 +176,9 @@ impl Model {
                 Some(route) => self.routes.insert(key.clone(), route.clone()),
                 None => self.routes.remove(&key),
             };
+            let [from, to] = [&before, &after]
+                .map(|route| route.as_ref().map(|route| extensions(&route.http)).unwrap_or_default());
+            update(&mut self.extended, &key, &from, &to);
             let parents =
                 |route: Option<Arc<Route>>| route.iter().flat_map(|route| route.parents()).collect();
             reindex(&mut self.attached, &key, parents(before), parents(after), &mut change.services);
@@ -197,6 +208,12 @@ impl Model {
             self.hosts.entry(host.clone()).or_default().insert(service.clone());
             change.hosts.insert(host);
         }
+    }
+
+    /// The services with a route that refers to this document.
+    fn extended_by(&self, kind: Kind, key: &Key) -> BTreeSet<ServiceName> {
+        let routes = self.extended.get(&(kind, key.clone())).into_iter().flatten();
+        routes.filter_map(|key| self.routes.get(key)).flat_map(|route| route.parents()).collect()
     }
 
     pub(crate) fn documents(&self) -> &Documents {
@@ -321,19 +338,46 @@ fn reindex<K: Ord + Clone>(
     after: BTreeSet<ServiceName>,
     touched: &mut BTreeSet<ServiceName>,
 ) {
-    for service in before.difference(&after) {
-        if let Some(keys) = index.get_mut(service) {
+    update(index, key, &before, &after);
+    touched.extend(before);
+    touched.extend(after);
+}
+
+/// Notes that `key` is no longer about what it was about `before`, but about `after`.
+fn update<About: Clone + Ord + Hash, K: Clone + Ord>(
+    index: &mut HashMap<About, BTreeSet<K>>,
+    key: &K,
+    before: &BTreeSet<About>,
+    after: &BTreeSet<About>,
+) {
+    for about in before.difference(after) {
+        if let Some(keys) = index.get_mut(about) {
             keys.remove(key);
             if keys.is_empty() {
-                index.remove(service);
+                index.remove(about);
             }
         }
     }
-    for service in after.difference(&before) {
-        index.entry(service.clone()).or_default().insert(key.clone());
+    for about in after.difference(before) {
+        index.entry(about.clone()).or_default().insert(key.clone());
     }
-    touched.extend(before);
-    touched.extend(after);
+}
+
+/// The documents that the rules of a route refer to, whether they are there or not.
+fn extensions(route: &HttpRoute) -> BTreeSet<(Kind, Key)> {
+    let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
+    let find = |group: &str, kind: &str, name: &str| {
+        Some((Kind::extending(group, kind)?, (namespace.to_owned(), name.to_owned())))
+    };
+    let mut found = BTreeSet::new();
+    for rule in route.spec.rules.iter().flatten() {
+        let filters = rule.filters.iter().flatten().filter_map(|filter| filter.extension_ref.as_ref());
+        found.extend(filters.filter_map(|to| find(&to.group, &to.kind, &to.name)));
+        let filters = rule.backend_refs.iter().flatten().flat_map(|backend| backend.filters.iter().flatten());
+        let filters = filters.filter_map(|filter| filter.extension_ref.as_ref());
+        found.extend(filters.filter_map(|to| find(&to.group, &to.kind, &to.name)));
+    }
+    found
 }
 
 /// Whether a parentRef means a Service. Both fields must be written, for the defaults mean a Gateway.

@@ -16,6 +16,7 @@ mod backend_traffic_policy;
 mod documents;
 mod duration;
 mod egress;
+mod fallback;
 mod fault_injection;
 mod gateway;
 mod grpc_route;
@@ -52,7 +53,11 @@ pub use access_policy::{
 pub use documents::{ByName, Documents};
 pub use duration::{Period, PeriodError};
 pub use egress::{Egress, EgressMode};
-pub use fault_injection::{FaultInjection, FaultInjectionSpec};
+pub use fallback::{Fallback, FallbackHeader, FallbackReason};
+pub use fault_injection::{
+    DelayRange, FaultAbort, FaultDelay, FaultHeader, FaultInjection, FaultInjectionSpec, FaultMatch,
+    HeaderComparison,
+};
 pub use gateway_api::backendtlspolicies::BackendTlsPolicy;
 pub use gateway_api::experimental::gateways::Gateway;
 pub use gateway_api::experimental::grpcroutes::GrpcRoute;
@@ -82,6 +87,7 @@ pub use service_policy::{
 
 pub(crate) use access_policy::Reach;
 pub(crate) use egress::network;
+pub(crate) use http_route::is_origin;
 pub(crate) use metadata::{is_label, is_subdomain};
 pub(crate) use problem::{FieldPath, Problems};
 pub(crate) use schema::of as schema_of;

@@ -398,6 +398,21 @@ impl Cluster {
         None
     }
 
+    /// Whether a request that was not tried before could be given an endpoint, as [`Cluster::pick`] would.
+    ///
+    /// # Errors
+    /// As [`Cluster::pick`].
+    pub fn readiness(&mut self, port: u16, own_zone: &str, now: Instant) -> Result<(), Failure> {
+        let roll = self.rolls.roll(port, own_zone, self.changes.get(), now, &self.members, &self.policy);
+        if roll.serving == 0 {
+            Err(Failure::NoEndpoints)
+        } else if roll.candidates.is_empty() && roll.due.is_none() {
+            Err(Failure::BreakerOpen)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Takes in that the answer to the pick's attempt began, `latency` after it was sent. Optional, and worth it for
     /// answers that may go on for long: the endpoint's latency is known, and its probe has ended, before the body
     /// has.

@@ -54,6 +54,51 @@ pub enum Failure {
     RequestTimeout,
     /// The caller's own deadline has passed. Check what it asks for.
     Deadline,
+    /// A `FaultInjection` says so. Nothing is wrong but what it is meant to show.
+    FaultInjected(Injected),
+}
+
+/// What a request that fails on purpose is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Injected {
+    status: u16,
+    grpc: u8,
+}
+
+impl Injected {
+    /// What stands for all of them.
+    const TYPICAL: Self = Self { status: 503, grpc: grpc::UNAVAILABLE };
+
+    /// An HTTP status, and the gRPC status that a gRPC client makes of it.
+    pub fn http(status: u16) -> Self {
+        let grpc = match status {
+            400 => grpc::INTERNAL,
+            401 => grpc::UNAUTHENTICATED,
+            403 => grpc::PERMISSION_DENIED,
+            404 => grpc::UNIMPLEMENTED,
+            429 | 502 | 503 | 504 => grpc::UNAVAILABLE,
+            _ => grpc::UNKNOWN,
+        };
+        Self { status: status.clamp(400, 599), grpc }
+    }
+
+    /// A gRPC status, and the HTTP status that `google.rpc.Code` names for it.
+    pub fn grpc(code: u8) -> Self {
+        let status = match code {
+            1 => 499,
+            3 | 9 | 11 => 400,
+            4 => 504,
+            5 => 404,
+            6 | 10 => 409,
+            7 => 403,
+            8 => 429,
+            12 => 501,
+            14 => 503,
+            16 => 401,
+            _ => 500,
+        };
+        Self { status, grpc: code }
+    }
 }
 
 /// Which proxy made an answer: the caller's (outbound) or the application's (inbound).
@@ -83,6 +128,7 @@ impl fmt::Display for Side {
 
 /// gRPC status codes that a proxy answers with.
 mod grpc {
+    pub(super) const UNKNOWN: u8 = 2;
     pub(super) const DEADLINE_EXCEEDED: u8 = 4;
     pub(super) const PERMISSION_DENIED: u8 = 7;
     pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
@@ -124,7 +170,7 @@ pub struct Facts {
 
 impl Failure {
     /// All of them, for documentation and pre-made series.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::HeadTooLarge,
         Self::Unauthenticated,
@@ -146,6 +192,7 @@ impl Failure {
         Self::TryTimeout,
         Self::RequestTimeout,
         Self::Deadline,
+        Self::FaultInjected(Injected::TYPICAL),
     ];
 
     /// The public name, as in the `outrigger-error` header.
@@ -352,6 +399,15 @@ impl Failure {
                 "the caller's deadline has passed",
                 "see grpc-timeout or outrigger-deadline-ms in the request",
             ),
+            Self::FaultInjected(injected) => (
+                "fault-injected",
+                injected.status,
+                injected.grpc,
+                "FI",
+                Final,
+                "the failure is made on purpose",
+                "see `outrigger get faultinjection`",
+            ),
         };
         let status = StatusCode::from_u16(status).expect("the table holds valid codes");
         Facts { name, status, grpc, flag, reached, message, hint }
@@ -394,8 +450,28 @@ mod tests {
                 grpc::UNAUTHENTICATED => "UNAUTHENTICATED",
                 other => panic!("{failure} has the unexpected gRPC code {other}"),
             };
-            let row = format!("| `{}` | {} | {code} | {} |", facts.name, facts.status.as_u16(), facts.flag);
+            let row = match failure {
+                Failure::FaultInjected(_) => {
+                    format!("| `{}` | as set | as set | {} |", facts.name, facts.flag)
+                }
+                _ => format!("| `{}` | {} | {code} | {} |", facts.name, facts.status.as_u16(), facts.flag),
+            };
             assert!(readme.contains(&row), "the README has no row {row}");
+        }
+    }
+
+    #[test]
+    fn an_injected_failure_has_a_status_for_both_kinds_of_callers() {
+        for (injected, status, grpc) in [
+            (Injected::http(503), 503, 14),
+            (Injected::http(404), 404, 12),
+            (Injected::http(418), 418, 2),
+            (Injected::grpc(14), 503, 14),
+            (Injected::grpc(8), 429, 8),
+            (Injected::grpc(2), 500, 2),
+        ] {
+            let facts = Failure::FaultInjected(injected).facts();
+            assert_eq!((facts.status.as_u16(), facts.grpc), (status, grpc));
         }
     }
 }

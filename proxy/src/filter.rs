@@ -3,6 +3,15 @@
 //! Filters run in the order in which the route lists them (Gateway API `HTTPRouteFilter`). A filter that the
 //! control plane could not resolve is kept as [`Filter::Unresolved`]: skipping it could mean skipping somebody's
 //! protection, so that requests which meet it fail instead.
+//!
+//! [`HeaderModifier`] is here; every other kind has a file of its own. The plan of a request runs them.
+
+mod cors;
+mod fault;
+mod mirror;
+mod path;
+mod redirect;
+mod rewrite;
 
 use std::sync::Arc;
 
@@ -10,13 +19,30 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
+pub use cors::{Cors, Names, Origins};
+pub use fault::{Delay, Drawn, Fault, Share};
+pub use mirror::Mirror;
+pub use path::{PathChange, PathError};
+pub use redirect::{Called, Redirect};
+pub use rewrite::Rewrite;
+
 /// One step of a rule or of a backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Filter {
     /// Changes the request's fields.
     RequestHeaders(HeaderModifier),
     /// Changes the answer's fields.
     ResponseHeaders(HeaderModifier),
+    /// Answers: what is asked for is elsewhere.
+    Redirect(Redirect),
+    /// Changes what the backend is asked for.
+    Rewrite(Rewrite),
+    /// Has the request copied to one more place.
+    Mirror(Mirror),
+    /// Says which pages may call, and answers browsers that ask.
+    Cors(Box<Cors>),
+    /// Delays or fails the request on purpose.
+    Fault(Box<Fault>),
     /// Refers to something that is not there, and says what: requests fail with `invalid-backend`.
     Unresolved(Arc<str>),
 }

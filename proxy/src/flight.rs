@@ -116,7 +116,18 @@ impl Flight {
         true
     }
 
-    /// The answer that the proxy makes itself; it ends the flight.
+    /// An answer that the policy has the proxy make itself; it ends the flight.
+    pub(crate) fn reply(mut self, mut response: Response<Body>) -> Response<Body> {
+        let exchange = self.exchange();
+        if exchange.method == Method::HEAD {
+            *response.body_mut() = Body::Empty;
+        }
+        exchange.status = response.status().as_u16();
+        exchange.response_bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or_default();
+        response
+    }
+
+    /// The answer that the proxy makes because of a failure; it ends the flight.
     pub(crate) fn refuse(mut self, failure: Failure) -> Response<Body> {
         let grpc = self.grpc;
         let exchange = self.exchange();

@@ -16,6 +16,8 @@ pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Why the proxy answered itself.
 pub(crate) const ERROR: HeaderName = HeaderName::from_static("outrigger-error");
+/// Which policy's fallback an answer is.
+pub(crate) const FALLBACK: HeaderName = HeaderName::from_static("outrigger-fallback");
 /// Which attempt this is, from 1.
 pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("outrigger-attempt");
 /// What the caller spoke, from proxy to proxy only.

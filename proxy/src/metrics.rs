@@ -159,6 +159,35 @@ enum Event {
     Limit(Side, Limit),
     TlsRefused(Side, Failure),
     ConnectFailed(Side, Failure),
+    Mirror(Mirrored),
+    Fault(FaultKind),
+    Fallback(Failure),
+}
+
+/// What became of the copy of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mirrored {
+    /// It was answered.
+    Answered,
+    /// It was sent and got no answer, or none in time.
+    Failed,
+    /// Too many were under way.
+    Busy,
+    /// Its body was too big, or never came whole.
+    Body,
+    /// No endpoint could be picked.
+    Unready,
+}
+
+/// What was done to a request on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FaultKind {
+    /// It was held back.
+    Delay,
+    /// It was answered with an error.
+    Abort,
+    /// Nothing, since too many were held back already.
+    Omitted,
 }
 
 /// What an access policy said.
@@ -301,6 +330,21 @@ impl Metrics {
         self.0.concurrency.borrow_mut().insert(port, limit.into());
     }
 
+    /// Counts what became of the copy of a request.
+    pub fn mirrored(&self, mirrored: Mirrored) {
+        self.count(Event::Mirror(mirrored));
+    }
+
+    /// Counts what was done to a request on purpose.
+    pub fn fault(&self, kind: FaultKind) {
+        self.count(Event::Fault(kind));
+    }
+
+    /// Counts an answer in place of this failure.
+    pub fn fell_back(&self, failure: Failure) {
+        self.count(Event::Fallback(failure));
+    }
+
     /// Counts that the breaker of one of the service's endpoints changed.
     pub fn breaker(&self, service: &ServiceName, transition: Transition) {
         self.with_breaker(service, |data| match transition {
@@ -437,6 +481,28 @@ impl Role {
         match self {
             Self::Accepted => "accepted",
             Self::Dialed => "dialed",
+        }
+    }
+}
+
+impl Mirrored {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Busy => "busy",
+            Self::Body => "body",
+            Self::Unready => "unready",
+        }
+    }
+}
+
+impl FaultKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Delay => "delay",
+            Self::Abort => "abort",
+            Self::Omitted => "omitted",
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod race;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -32,9 +33,10 @@ use crate::hash_key::Keyed;
 use crate::incoming::Incoming;
 use crate::listener::Accepted;
 use crate::metrics::Wire;
+use crate::mirror::Likeness;
 use crate::notable::Notable;
 use crate::persistence::{Session as ClientSession, SessionPolicy};
-use crate::plan::{Plan, Resumed};
+use crate::plan::{self, Effects, Passing, Plan, Resumed};
 use crate::pool::{Pool, Turn};
 use crate::replay::{self, Replay};
 use crate::retry::{Attempts, Outcome, RequestFacts, Verdict, is_grpc};
@@ -46,7 +48,7 @@ use crate::trace::TraceContext;
 use crate::upgrade::{Offer, Stay};
 use crate::upstream::{Engagement, Upstream};
 use crate::worker::Worker;
-use crate::{destination, headers, opaque, outside, path, rate_limit, upgrade};
+use crate::{destination, fault, headers, opaque, outside, path, rate_limit, upgrade};
 
 /// Serves a connection of the workload.
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -182,6 +184,7 @@ pub(crate) async fn forward(
             flight.exchange().status = response.status().as_u16();
             response
         }
+        Ok(Delivered::Own(response)) => flight.reply(*response),
         Err(failure) => flight.refuse(failure),
     }
 }
@@ -190,6 +193,8 @@ pub(crate) async fn forward(
 enum Delivered {
     Answer(Box<Answered>),
     Switched(Response<Body>),
+    /// By the proxy itself, as the policy says.
+    Own(Box<Response<Body>>),
 }
 
 /// An answer on its way back.
@@ -230,7 +235,7 @@ async fn deliver(
     mut there: Notable,
     body: Incoming,
 ) -> Result<Delivered, Failure> {
-    let (authority, (snapshot, service), port) = match &session.destination {
+    let (mut authority, (snapshot, service), port) = match &session.destination {
         Destination::Fixed(name, port) => {
             (destination::authority_at(&head, name, *port)?, lookup(worker, name).await?, *port)
         }
@@ -249,7 +254,8 @@ async fn deliver(
         path::normalize(&mut head.uri)?;
     }
     let resume = |policy: &SessionPolicy, backends| resume(worker, &snapshot, policy, backends, &head);
-    let plan = Plan::of(&service, port, &head, resume, &mut *worker.rng.borrow_mut())?;
+    let ready = |name: &ServiceName, port| is_ready(worker, &snapshot, name, port);
+    let plan = Plan::of(&service, port, &head, resume, ready, &mut *worker.rng.borrow_mut())?;
     flight.exchange().route = plan.route();
     if let Some(limits) = plan.rate_limits() {
         rate_limit::enforce(limits, worker, session, &head, flight)?;
@@ -259,21 +265,33 @@ async fn deliver(
         asked = headers::upgrade_of(head.version, &head.headers).cloned();
         headers::strip_hop_by_hop(&mut head.headers);
     }
+    let mut effects = Effects::default();
     if plan.has_filters() {
-        plan.filter_request(&mut head.headers)?;
+        let mut called = plan::called(authority, port);
+        let mut passing = Passing { head: &mut head, called: &mut called, now: worker.clock.now() };
+        effects = plan.filter_request(&mut passing, &mut *worker.rng.borrow_mut())?;
+        authority = called.authority;
         there = Notable::of(&head.headers);
     }
     let started = flight.exchange().started;
     let deadline =
         Deadline::of(&head.headers, there, plan.request_timeout, started).map_err(|_| Failure::BadRequest)?;
-    let backend = snapshot.services.get(&plan.backend).ok_or(Failure::InvalidBackend)?;
+    if !effects.faults.is_empty() {
+        Box::pin(fault::inject(worker, flight, &effects.faults, deadline)).await?;
+    }
+    if let Some(mut answer) = effects.answer {
+        plan.filter_response(effects.origin.as_ref(), answer.headers_mut());
+        return Ok(Delivered::Own(Box::new(answer)));
+    }
+    let (backend, port) = plan.target()?;
+    let backend = snapshot.services.get(backend).ok_or(Failure::InvalidBackend)?;
     let upstream = worker.upstream(backend, started);
     let keyed = match &backend.policy.hash {
         Some(hash) => hash.key.of(&head, session.client, &mut *worker.rng.borrow_mut()),
         None => Keyed::default(),
     };
     flight.permit = Some(upstream.admit()?);
-    let outside = backend.external.as_deref().and_then(|external| external.port(plan.port));
+    let outside = backend.external.as_deref().and_then(|external| external.port(port));
     let authority = outside.map_or(authority, |port| port.authority.clone());
     let caller = Offer::take(&mut head.extensions);
     let switching = asked.is_some() || head.extensions.get::<ConnectProtocol>().is_some();
@@ -282,6 +300,7 @@ async fn deliver(
         worker,
         snapshot: &snapshot,
         backend,
+        port,
         upstream,
         plan: &plan,
         outside,
@@ -291,8 +310,18 @@ async fn deliver(
         asked,
         deadline,
         key: keyed.key,
+        mirrors: Cell::new(effects.mirrors),
     };
-    let mut arrival = call.attempts(flight, body).await?;
+    let mut arrival = match call.attempts(flight, body).await {
+        Ok(arrival) => arrival,
+        Err(failure) => match plan.fallback(failure, ready).filter(|_| !call.is_grpc()) {
+            Some(fallback) => {
+                worker.recorder.metrics.fell_back(failure);
+                return Ok(Delivered::Own(Box::new(fallback.answer())));
+            }
+            None => return Err(failure),
+        },
+    };
     if let Some(cookie) = keyed.cookie {
         arrival.head.headers.append(header::SET_COOKIE, cookie);
     }
@@ -303,7 +332,7 @@ async fn deliver(
         && upgrade::agreed(&method, arrival.head.status)
         && let Some(caller) = caller
     {
-        plan.filter_response(&mut arrival.head.headers);
+        plan.filter_response(effects.origin.as_ref(), &mut arrival.head.headers);
         let Arrival { head, hold, .. } = arrival;
         let stay = Stay::Outbound { _permit: flight.permit.take() };
         return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, stay)));
@@ -315,7 +344,7 @@ async fn deliver(
     if arrival.there.has(Notable::HOP_BY_HOP) {
         headers::strip_hop_by_hop(&mut arrival.head.headers);
     }
-    plan.filter_response(&mut arrival.head.headers);
+    plan.filter_response(effects.origin.as_ref(), &mut arrival.head.headers);
     Ok(Delivered::Answer(Box::new(Answered { arrival, method, deadline })))
 }
 
@@ -373,6 +402,13 @@ async fn find(
         Err(failure) => return Err(failure),
     }
     Box::pin(outside::named(worker, uri, authority)).await
+}
+
+/// Whether an endpoint of a service's port could be used now.
+fn is_ready(worker: &Worker, snapshot: &Snapshot, name: &ServiceName, port: u16) -> bool {
+    let Some(service) = snapshot.services.get(name) else { return false };
+    let now = Instant::now();
+    worker.upstream(service, now).readiness(port, &worker.config.zone, now).is_ok()
 }
 
 /// Opens a tunnel to a port of a service (RFC 9110 section 9.3.6). What comes through it is treated like a
@@ -446,8 +482,10 @@ struct Launched {
 /// One request with everything decided but the endpoint.
 struct Call<'a> {
     worker: &'a Rc<Worker>,
-    snapshot: &'a Snapshot,
+    snapshot: &'a Arc<Snapshot>,
     backend: &'a Service,
+    /// Which of its ports.
+    port: u16,
     upstream: Rc<Upstream>,
     plan: &'a Plan<'a>,
     /// What stands behind the port, if that is outside the mesh.
@@ -461,6 +499,8 @@ struct Call<'a> {
     deadline: Option<Deadline>,
     /// What it is hashed to, if that is how the service's endpoints are chosen.
     key: Option<u64>,
+    /// Who is sent the same, until they have been.
+    mirrors: Cell<Vec<Likeness<'a>>>,
 }
 
 impl Call<'_> {
@@ -468,6 +508,11 @@ impl Call<'_> {
     async fn attempts(&self, flight: &mut Flight, body: Incoming) -> Result<Arrival, Failure> {
         let replay = Replay::new(body, self.worker.room.clone());
         flight.request_body = Some(replay.clone());
+        // Where the protocol is switched, what follows is no request.
+        for likeness in self.mirrors.take().into_iter().filter(|_| self.asked.is_none()) {
+            let trace = flight.exchange().trace.child(&mut *self.worker.rng.borrow_mut());
+            likeness.send(self.worker, self.snapshot, replay.copy(), trace);
+        }
         let mut alone = true;
         let mut attempts = Attempts::new(self.plan.retry.cloned(), RequestFacts::new(&self.head, true));
         let mut tried: SmallVec<[Arc<str>; 4]> = SmallVec::new();
@@ -546,7 +591,7 @@ impl Call<'_> {
     /// There is none.
     fn engage(&self, tried: &[Arc<str>], now: Instant) -> Result<Engagement, Failure> {
         let held = self.plan.resumed.map(|session| session.mark);
-        let aim = Aim { tried, key: self.key, held, ..Aim::new(self.plan.port, &self.worker.config.zone) };
+        let aim = Aim { tried, key: self.key, held, ..Aim::new(self.port, &self.worker.config.zone) };
         self.upstream.engage(&aim, now, &mut *self.worker.rng.borrow_mut())
     }
 
@@ -567,7 +612,7 @@ impl Call<'_> {
         let limit = Deadline::of_attempt(self.deadline, self.plan.attempt_timeout, now);
         let trace = flight.exchange().trace.child(&mut *self.worker.rng.borrow_mut());
         let endpoint = engagement.endpoint().clone();
-        let pool = self.upstream.pool(&endpoint, self.plan.port);
+        let pool = self.upstream.pool(&endpoint, self.port);
         let shape = match self.outside {
             None => self.shape(replay, &pool, may_be_alone, now),
             Some(_) => self.shape_outside(&pool, may_be_alone && number == 1),
@@ -652,10 +697,9 @@ impl Call<'_> {
     /// first may go over a kept connection, whatever it is: that the host closes it at the same moment is rare, and
     /// reported as a reset where the request may not be sent twice.
     fn shape_outside(&self, pool: &Pool, may_reuse: bool) -> Shape {
-        let multiplexed =
-            self.backend.port(self.plan.port).is_some_and(|port| port.protocol == Protocol::Http2)
-                || self.is_grpc()
-                || self.head.extensions.get::<ConnectProtocol>().is_some();
+        let multiplexed = self.backend.port(self.port).is_some_and(|port| port.protocol == Protocol::Http2)
+            || self.is_grpc()
+            || self.head.extensions.get::<ConnectProtocol>().is_some();
         if self.asked.is_none() && multiplexed {
             Shape::Multiplexed
         } else if self.asked.is_none() && may_reuse {
@@ -730,7 +774,7 @@ impl Call<'_> {
             worker: self.worker,
             upstream: &self.upstream,
             endpoint: &endpoint,
-            port: self.plan.port,
+            port: self.port,
             policy: &self.backend.policy,
         };
         let sending = async {

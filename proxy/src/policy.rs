@@ -8,6 +8,8 @@ mod access;
 mod backend;
 mod balancing;
 mod external;
+mod fallback;
+mod filters;
 mod hedging;
 mod jwt;
 mod limits;

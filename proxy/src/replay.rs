@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
+use tokio::sync::oneshot;
 
 use crate::body::BodyError;
 use crate::incoming::Incoming;
@@ -69,6 +70,65 @@ struct Shared {
     waker: Option<Waker>,
     bytes: u64,
     room: Rc<Room>,
+    /// Kept for others who are sent the same.
+    tee: Option<Tee>,
+}
+
+/// A second copy of a body, whatever becomes of the first, until it is whole.
+struct Tee {
+    kept: Vec<Bytes>,
+    bytes: usize,
+    room: Rc<Room>,
+    heirs: Vec<oneshot::Sender<Replay>>,
+}
+
+/// A body that somebody else is to be sent, once it is whole.
+pub(crate) enum Copied {
+    Whole(Replay),
+    Coming(oneshot::Receiver<Replay>),
+}
+
+impl Copied {
+    /// The body. `None`: it is bigger than what is kept, or did not come whole.
+    pub(crate) async fn whole(self) -> Option<Replay> {
+        match self {
+            Self::Whole(replay) => Some(replay),
+            Self::Coming(replay) => replay.await.ok(),
+        }
+    }
+}
+
+impl Tee {
+    /// Keeps more. False: there is no room for it.
+    fn keep(&mut self, data: &Bytes) -> bool {
+        let full = self.bytes + data.len() > LIMIT_BYTES || self.kept.len() >= LIMIT_FRAMES;
+        if full || !self.room.take(data.len()) {
+            return false;
+        }
+        self.bytes += data.len();
+        self.kept.push(data.clone());
+        true
+    }
+
+    fn hand_over(mut self, trailers: Option<&HeaderMap>) {
+        for heir in std::mem::take(&mut self.heirs) {
+            if self.room.take(self.bytes) {
+                // One that does not want it any more gives the room back by dropping it.
+                let _ = heir.send(Replay::kept(
+                    self.kept.clone(),
+                    self.bytes,
+                    trailers.cloned(),
+                    self.room.clone(),
+                ));
+            }
+        }
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        self.room.give_back(self.bytes);
+    }
 }
 
 impl Replay {
@@ -89,7 +149,38 @@ impl Replay {
             waker: None,
             bytes: 0,
             room,
+            tee: None,
         }))))
+    }
+
+    /// A body that has come whole; its `bytes` are taken from the room already.
+    fn kept(kept: Vec<Bytes>, bytes: usize, trailers: Option<HeaderMap>, room: Rc<Room>) -> Self {
+        Self(Some(Rc::new(RefCell::new(Shared {
+            incoming: Incoming::Empty,
+            kept,
+            kept_bytes: bytes,
+            trailers,
+            ended: true,
+            overflowed: false,
+            broken: false,
+            attempt: 0,
+            waker: None,
+            bytes: bytes as u64,
+            room,
+            tee: None,
+        }))))
+    }
+
+    /// The same body for somebody else, once it has come whole. Asked for before the first attempt reads.
+    pub(crate) fn copy(&self) -> Copied {
+        let Some(shared) = &self.0 else { return Copied::Whole(Self(None)) };
+        let shared = &mut *shared.borrow_mut();
+        let (heir, copied) = oneshot::channel();
+        let room = shared.room.clone();
+        let tee =
+            shared.tee.get_or_insert_with(|| Tee { kept: Vec::new(), bytes: 0, room, heirs: Vec::new() });
+        tee.heirs.push(heir);
+        Copied::Coming(copied)
     }
 
     /// The body for a new attempt; the one before it can read no more.
@@ -119,6 +210,7 @@ impl Replay {
             waker: None,
             bytes: shared.bytes,
             room: shared.room.clone(),
+            tee: None,
         };
         Some(Attempt(Some(Reader {
             shared: Rc::new(RefCell::new(copy)),
@@ -181,6 +273,7 @@ impl Shared {
 
     fn keep(&mut self, data: &Bytes) {
         self.bytes += data.len() as u64;
+        self.tee.take_if(|tee| !tee.keep(data));
         if self.overflowed {
             return;
         }
@@ -268,7 +361,7 @@ impl Reader {
         }
         shared.waker = Some(cx.waker().clone());
         let frame = std::task::ready!(shared.incoming.poll_frame(cx));
-        match frame {
+        let frame = match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     shared.keep(data);
@@ -283,17 +376,23 @@ impl Reader {
                 if shared.incoming.is_end_stream() {
                     shared.ended = true;
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Some(Ok(frame))
             }
             Some(Err(error)) => {
                 shared.broken = true;
-                Poll::Ready(Some(Err(BodyError::Caller(error))))
+                Some(Err(BodyError::Caller(error)))
             }
             None => {
                 shared.ended = true;
-                Poll::Ready(None)
+                None
             }
+        };
+        if shared.ended
+            && let Some(tee) = shared.tee.take()
+        {
+            tee.hand_over(shared.trailers.as_ref());
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -365,6 +464,45 @@ mod tests {
             assert!(replay.is_empty() && replay.is_replayable() && !replay.is_broken(), "{request:?}");
             assert_eq!(replay.bytes(), 0);
         }
+    }
+
+    /// All that an attempt sends.
+    async fn sent(mut attempt: Attempt) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while let Some(frame) = std::future::poll_fn(|cx| attempt.poll_frame(cx)).await {
+            sent.extend_from_slice(frame.unwrap().data_ref().unwrap());
+        }
+        sent
+    }
+
+    #[tokio::test]
+    async fn a_copy_comes_whole_and_gives_its_room_back() {
+        let replay = replay("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
+        let room = replay.0.as_ref().unwrap().borrow().room.clone();
+        let (first, second) = (replay.copy(), replay.copy());
+        replay.settle(); // what becomes of the first copy says nothing of the others
+        assert_eq!(sent(replay.attempt()).await, b"hello");
+        for copy in [first, second] {
+            let copy = copy.whole().await.unwrap();
+            assert_eq!(copy.attempt().size_hint().exact(), Some(5));
+            assert_eq!(sent(copy.attempt()).await, b"hello");
+        }
+        drop(replay);
+        assert_eq!(room.left.get(), LIMIT_BYTES);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_come_whole_is_not_copied() {
+        let replay = replay("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
+        let room = replay.0.as_ref().unwrap().borrow().room.clone();
+        assert!(room.take(LIMIT_BYTES - 4)); // less is left than the body has
+        let crowded = replay.copy();
+        assert_eq!(sent(replay.attempt()).await, b"hello");
+        assert!(crowded.whole().await.is_none());
+        let unread = replay.copy();
+        drop(replay);
+        assert!(unread.whole().await.is_none());
+        assert_eq!(room.left.get(), 4);
     }
 
     #[tokio::test]

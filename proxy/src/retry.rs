@@ -139,6 +139,7 @@ impl Outcome {
                 | Failure::Overloaded
                 | Failure::RetryBudget
                 | Failure::RateLimited
+                | Failure::FaultInjected(_)
                 | Failure::Draining => Showing::Neutral,
             },
         }

@@ -141,7 +141,8 @@ impl PathMatch {
 }
 
 impl HeaderMatch {
-    fn holds(&self, head: &request::Parts) -> bool {
+    /// Whether the request meets it.
+    pub(crate) fn holds(&self, head: &request::Parts) -> bool {
         // HTTP/2 and absolute-form requests carry the host in the URI, which then counts (RFC 9112 §3.2.2).
         if self.name == HOST
             && let Some(authority) = head.uri.authority()

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::access::Access;
 use crate::budget::{DEFAULT_INTERVAL, DEFAULT_WINDOW};
 use crate::concurrency::ConcurrencyPolicy;
+use crate::fallback::Fallback;
 use crate::filter::Filter;
 use crate::hash::FastMap;
 use crate::hash_key::HashPolicy;
@@ -287,6 +288,8 @@ pub struct Rule {
     pub backends: Vec<Backend>,
     /// How often this proxy may use it.
     pub rate_limits: RateLimits,
+    /// `None`: the service's own.
+    pub fallback: Option<Arc<Fallback>>,
 }
 
 /// One target of a rule.
@@ -366,6 +369,8 @@ pub struct BackendPolicy {
     pub http2: Http2Policy,
     /// Requests that an exclusive connection carries before it closes. `None`: any number.
     pub http1_max_requests: Option<u32>,
+    /// The answer where no backend has an endpoint that could be used.
+    pub fallback: Option<Arc<Fallback>>,
 }
 
 impl Default for BackendPolicy {
@@ -395,6 +400,7 @@ impl Default for BackendPolicy {
             tcp_keepalive: None,
             http2: Http2Policy::default(),
             http1_max_requests: None,
+            fallback: None,
         }
     }
 }

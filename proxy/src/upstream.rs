@@ -127,6 +127,14 @@ impl Upstream {
         self.metrics.hedge(&self.name, hedge);
     }
 
+    /// Whether an endpoint could be chosen.
+    ///
+    /// # Errors
+    /// As [`Upstream::engage`].
+    pub(crate) fn readiness(&self, port: u16, zone: &str, now: Instant) -> Result<(), Failure> {
+        self.cluster.borrow_mut().readiness(port, zone, now)
+    }
+
     /// Counts a request for the service's retry budget.
     pub(crate) fn deposit(&self, now: Instant) {
         self.cluster.borrow_mut().budget.deposit(now);

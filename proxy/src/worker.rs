@@ -18,11 +18,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 
 use crate::application::Application;
+use crate::bulkhead::Bulkhead;
 use crate::config::ProxyConfig;
 use crate::directory::Directory;
 use crate::drain::{Drain, Phase};
 use crate::exchange::Recorder;
 use crate::failure::Side;
+use crate::fault::Delayed;
 use crate::hash::FastMap;
 use crate::identity::Identities;
 use crate::jwt::memory::Memory;
@@ -34,7 +36,7 @@ use crate::replay::Room;
 use crate::revocation::Revocations;
 use crate::snapshot::{Service, Snapshots};
 use crate::upstream::Upstream;
-use crate::{inbound, outbound};
+use crate::{inbound, mirror, outbound};
 
 /// How often unused connections and services are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +53,10 @@ pub(crate) struct Worker {
     pub(crate) drain: Drain,
     /// For request bodies that are kept for another attempt.
     pub(crate) room: Rc<Room>,
+    /// Copies of requests under way.
+    pub(crate) mirrors: Bulkhead,
+    /// Requests that are held back on purpose.
+    pub(crate) delayed: Delayed,
     pub(crate) applications: HashMap<u16, Rc<Application>>,
     originator: Rc<Originator>,
     /// What the rules for them let in, and may have to end.
@@ -95,6 +101,8 @@ impl Worker {
             .collect();
         Rc::new(Self {
             room: Room::new(config.limits.buffered_bytes / config.workers.get()),
+            mirrors: Bulkhead::new(mirror::MOST),
+            delayed: Delayed::default(),
             config,
             snapshots,
             directory,
@@ -210,6 +218,7 @@ impl Worker {
         loop {
             let now = ticks.tick().await;
             let snapshot = self.snapshots.current();
+            self.delayed.sweep();
             self.upstreams.borrow_mut().retain(|name, upstream| {
                 upstream.sweep(now);
                 snapshot.services.contains_key(name)

@@ -60,3 +60,12 @@ pub(crate) fn access(name: &str, fields: &str) -> String {
          spec:\n  targetRefs: [{{kind: Service, name: api}}]\n{fields}---\n"
     )
 }
+
+/// A `FaultInjection` of the namespace `shop` with these fields (YAML, not indented).
+pub(crate) fn fault(name: &str, fields: &str) -> String {
+    let fields: String = fields.trim().lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "apiVersion: outrigger.dev/v1alpha1\nkind: FaultInjection\n\
+         metadata: {{name: {name}, namespace: shop}}\nspec:\n{fields}---\n"
+    )
+}

@@ -9,6 +9,8 @@ mod documents;
 mod egress;
 mod examples;
 mod explain;
+mod faults;
+mod filters;
 mod gateway_api;
 mod grpc;
 mod hedging;

@@ -40,5 +40,6 @@ fn rule(index: usize) -> Rule {
         hedging: None,
         backends: Vec::new(),
         rate_limits: RateLimits::default(),
+        fallback: None,
     }
 }

@@ -61,7 +61,7 @@ pub(crate) struct Verdict {
     /// The name of the failure that the proxy answers with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) failure: Option<&'static str>,
-    /// The status of that answer.
+    /// The status, where the proxy answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<u16>,
     /// Why, for people.
@@ -118,6 +118,10 @@ pub(crate) struct Backend {
 impl Verdict {
     fn forwarded(reason: impl Into<String>) -> Self {
         Self { forwarded: true, failure: None, status: None, reason: reason.into() }
+    }
+
+    fn answered(status: u16, reason: impl Into<String>) -> Self {
+        Self { forwarded: false, failure: None, status: Some(status), reason: reason.into() }
     }
 
     fn refused(failure: Failure, reason: impl Into<String>) -> Self {
@@ -285,6 +289,13 @@ fn verdict(rule: &Rule, backends: &[Backend]) -> Verdict {
     });
     if let Some(reason) = unresolved {
         return Verdict::refused(Failure::InvalidBackend, &**reason);
+    }
+    let redirect = rule.filters.iter().find_map(|filter| match filter {
+        outrigger_proxy::filter::Filter::Redirect(redirect) => Some(redirect.status.as_u16()),
+        _ => None,
+    });
+    if let Some(status) = redirect {
+        return Verdict::answered(status, "the rule redirects");
     }
     to_one_of(backends)
 }

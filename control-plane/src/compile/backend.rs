@@ -4,9 +4,10 @@
 use outrigger_api::ServiceName;
 use outrigger_api::v1::{self, Protocol, backend::Target};
 
+use super::filter::{self, Filters, Place};
 use super::grant::{Referent, Referrer, is_granted};
 use super::port::Facts;
-use super::{Attached, World, filter};
+use super::{Attached, World};
 use crate::model::{RouteKind, requires_grants};
 use crate::resources::httproutes::HttpRouteRulesBackendRefs;
 
@@ -28,44 +29,51 @@ pub(crate) enum Unresolved {
     /// The port does not speak HTTP.
     #[error("UnsupportedProtocol: port {1} of service {0} is opaque TCP")]
     Protocol(ServiceName, u16),
+    /// An extension of a kind that is not known here.
+    #[error("InvalidKind: {0} extends no rule here")]
+    ExtensionKind(String),
+    /// No such extension: its kind, namespace and name.
+    #[error("ExtensionNotFound: {0} does not exist")]
+    Extension(String),
 }
 
 impl Unresolved {
     /// The reason, in one word.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Kind(_) => "InvalidKind",
+            Self::Kind(_) | Self::ExtensionKind(_) => "InvalidKind",
             Self::Missing(_) | Self::Port(..) => "BackendNotFound",
             Self::NotPermitted(..) => "RefNotPermitted",
             Self::Protocol(..) => "UnsupportedProtocol",
+            Self::Extension(_) => "ExtensionNotFound",
         }
     }
 }
 
 /// A compiled reference, the service it depends on, and why it leads nowhere.
-pub(super) struct Resolved {
+pub(super) struct Resolved<'a> {
     pub(super) message: v1::Backend,
     pub(super) service: Option<ServiceName>,
     pub(super) problem: Option<Unresolved>,
+    /// But for the messages, which the backend has.
+    pub(super) filters: Filters<'a>,
 }
 
 /// Resolves one backendRef of a route. Other namespaces need no grant in a mesh (GEP-1294), unless the mesh says so.
-pub(super) fn resolve(
-    world: World<'_>,
-    attached: &Attached<'_>,
-    backend: &HttpRouteRulesBackendRefs,
-) -> Resolved {
+pub(super) fn resolve<'a>(place: Place<'a>, backend: &HttpRouteRulesBackendRefs) -> Resolved<'a> {
     let weight = backend.weight.map_or(1, |weight| u32::try_from(weight).unwrap_or(0));
-    let (service, target) = find(world, attached, backend);
+    let (service, target) = find(place.world, place.attached, backend);
     let (target, problem) = match target {
         Ok(target) => (Target::Service(target), None),
         Err(problem) => (Target::Invalid(problem.to_string()), Some(problem)),
     };
-    let filters = backend.filters.iter().flatten().map(filter::of_backend).collect();
-    Resolved { message: v1::Backend { weight, target: Some(target), filters }, service, problem }
+    let mut filters = filter::of_backend(place, backend.filters.as_deref().unwrap_or_default());
+    let messages = std::mem::take(&mut filters.messages);
+    let message = v1::Backend { weight, target: Some(target), filters: messages };
+    Resolved { message, service, problem, filters }
 }
 
-fn find(
+pub(super) fn find(
     world: World<'_>,
     attached: &Attached<'_>,
     backend: &HttpRouteRulesBackendRefs,

@@ -1,6 +1,7 @@
 //! How a service's endpoints are called: its ServicePolicy, the mesh's defaults, and what holds where neither
 //! says anything.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use outrigger_api::v1::hedging::After;
@@ -12,26 +13,42 @@ use super::traffic_policy::{RetryBudget, budget_policy_of};
 use super::{balancing, session};
 use crate::model::Model;
 use crate::resources::xbackendtrafficpolicies::XBackendTrafficPolicyRetryConstraint;
-use crate::resources::{CircuitBreaker, Hedging, Http2, Period, ServicePolicy, SuccessRate, TcpKeepalive};
+use crate::resources::{
+    CircuitBreaker, FallbackReason, Hedging, Http2, Period, RequestDefaults, ServicePolicy,
+    ServicePolicySpec, SuccessRate, TcpKeepalive,
+};
+
+/// The `content-type` of a fallback's body.
+const DEFAULT_CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
 /// What holds for one service.
 #[derive(Debug)]
 pub(super) struct Effective<'a> {
     policy: Option<&'a ServicePolicy>,
+    /// Its namespace and name.
+    key: Option<&'a (String, String)>,
+    mesh: Option<&'a RequestDefaults>,
     /// What the Gateway API's own policy says of retries.
     constraint: Option<&'a XBackendTrafficPolicyRetryConstraint>,
     /// Where no rule says otherwise.
-    pub(super) timing: Timing,
+    timing: Timing,
 }
 
 impl<'a> Effective<'a> {
     pub(super) fn of(model: &'a Model, service: &ServiceName) -> Self {
-        let policy = policy_of(model, service).map(|(_, policy)| policy);
+        let (key, policy) = policy_of(model, service).unzip();
         let constraint = budget_policy_of(model, service);
         let constraint = constraint.and_then(|policy| policy.spec.retry_constraint.as_ref());
         let mesh = model.documents().mesh_config.as_ref().and_then(|mesh| mesh.spec.defaults.as_ref());
         let own = policy.and_then(|policy| policy.spec.defaults.as_ref());
-        Self { policy, constraint, timing: Timing::defaults(own, mesh) }
+        Self { policy, key, mesh, constraint, timing: Timing::defaults([own, mesh]) }
+    }
+
+    /// What holds for a rule that does not say otherwise itself, and may refer to a policy of its own.
+    pub(super) fn timing(&self, of_rule: Option<&ServicePolicySpec>) -> Cow<'_, Timing> {
+        let Some(of_rule) = of_rule else { return Cow::Borrowed(&self.timing) };
+        let own = self.policy.and_then(|policy| policy.spec.defaults.as_ref());
+        Cow::Owned(Timing::defaults([of_rule.defaults.as_ref(), own, self.mesh]))
     }
 
     /// How many requests an instance works on at once, where that is looked after.
@@ -83,6 +100,7 @@ impl<'a> Effective<'a> {
                 .http1
                 .and_then(|http1| http1.max_requests_per_connection)
                 .unwrap_or(0),
+            fallback: self.key.zip(self.policy).and_then(|(key, policy)| fallback(key, &policy.spec)),
         }
     }
 
@@ -105,6 +123,28 @@ pub(super) fn sets_retry_budget<'a>(model: &'a Model, service: &ServiceName) -> 
     let ((_, name), _) =
         policy_of(model, service).filter(|(_, policy)| policy.spec.retry_budget.is_some())?;
     Some(name)
+}
+
+/// What the policy has callers told where nobody can answer them.
+pub(super) fn fallback(
+    (namespace, name): &(String, String),
+    spec: &ServicePolicySpec,
+) -> Option<v1::Fallback> {
+    let fallback = spec.fallback.as_ref()?;
+    let header =
+        |name: &str, value: &str| v1::Header { name: name.to_ascii_lowercase(), value: value.to_owned() };
+    let body = fallback.body.clone().unwrap_or_default();
+    let kind = fallback.content_type.as_deref().unwrap_or(DEFAULT_CONTENT_TYPE);
+    let kind = (!body.is_empty()).then(|| header("content-type", kind));
+    let others = fallback.headers.iter().map(|other| header(&other.name, &other.value));
+    Some(v1::Fallback {
+        policy: format!("{namespace}/{name}"),
+        status: fallback.status().into(),
+        headers: kind.into_iter().chain(others).collect(),
+        body: body.into_bytes(),
+        on_no_endpoints: fallback.covers(FallbackReason::NoEndpoints),
+        on_breaker_open: fallback.covers(FallbackReason::BreakerOpen),
+    })
 }
 
 fn breaker(breaker: CircuitBreaker) -> Option<v1::Breaker> {

@@ -7,10 +7,11 @@ use outrigger_api::v1::{self, path_match, value_match};
 use regex::RegexBuilder;
 
 use super::backend::{self, Unresolved};
-use super::policy::Effective;
+use super::filter::{self, Place, Scope};
+use super::policy::{self, Effective};
 use super::precedence::Rank;
 use super::timing::proto;
-use super::{Attached, World, filter, session};
+use super::{Attached, World, session};
 use crate::resources::httproutes::{
     HttpRouteRules, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType,
     HttpRouteRulesMatchesQueryParamsType,
@@ -71,18 +72,29 @@ impl CompiledRoute {
                 Err(problem) => self.dropped.push(format!("rule {name}, matches[{place}]: {problem}")),
             }
         }
-        let timing = policy.timing.of_rule(rule.timeouts.as_ref(), rule.retry.as_ref());
-        let filters: Vec<_> = rule.filters.iter().flatten().map(filter::of_rule).collect();
-        let failing = filters.iter().filter_map(filter::problem);
+        let prefix = filter::only_prefix(rule);
+        let place = Place { world, attached, prefix, scope: Scope::Rule };
+        let filters = filter::of_rule(place, rule.filters.as_deref().unwrap_or_default());
+        self.backends.extend(filters.mirrored.iter().cloned());
+        self.dependencies.extend(filters.dependencies);
+        let fallback = filters.policy.and_then(|(key, policy)| policy::fallback(key, policy));
+        let hedging = filters.policy.and_then(|(_, policy)| policy.hedging.as_ref());
+        let timing = policy.timing(filters.policy.map(|(_, policy)| policy));
+        let timing = timing.of_rule(rule.timeouts.as_ref(), rule.retry.as_ref());
+        self.unresolved.extend(filters.unresolved);
+        let failing = filters.messages.iter().filter_map(filter::problem);
         self.dropped.extend(failing.map(|problem| format!("rule {name}: {problem}; its requests fail")));
         let mut backends = Vec::new();
         for reference in rule.backend_refs.iter().flatten() {
-            let resolved = backend::resolve(world, attached, reference);
+            let resolved = backend::resolve(place, reference);
             if resolved.problem.is_none() {
                 self.backends.extend(resolved.service.clone());
             }
             self.dependencies.extend(resolved.service);
             self.unresolved.extend(resolved.problem);
+            self.unresolved.extend(resolved.filters.unresolved);
+            self.backends.extend(resolved.filters.mirrored.iter().cloned());
+            self.dependencies.extend(resolved.filters.dependencies);
             let failing = resolved.message.filters.iter().filter_map(filter::problem);
             self.dropped.extend(
                 failing.map(|problem| format!("rule {name}, a backend: {problem}; its requests fail")),
@@ -96,13 +108,14 @@ impl CompiledRoute {
             },
             route: attached.id(),
             name,
-            filters,
+            filters: filters.messages,
             request_timeout: timing.request.map(proto),
             attempt_timeout: timing.attempt.map(proto),
             retry: timing.retry,
             backends,
             rate_limits: Vec::new(),
-            ..v1::Rule::default()
+            fallback,
+            hedging: hedging.and_then(policy::hedging),
         });
     }
 }
@@ -181,7 +194,8 @@ fn query(written: &HttpRouteRulesMatches) -> Result<Vec<v1::ValueMatch>, String>
     Ok(query)
 }
 
-fn expression(text: &str) -> Result<String, String> {
+/// An expression that every proxy can use.
+pub(super) fn expression(text: &str) -> Result<String, String> {
     let build = |text: &str| RegexBuilder::new(text).size_limit(REGEX_BYTES).build();
     // Alone first: `a)|(b` is wrong, but would slip out of the group.
     build(text)

@@ -382,9 +382,19 @@ fn header_modifiers_are_compiled_in_their_order_for_rules_and_backends() {
 #[test]
 fn a_filter_that_cannot_be_honoured_fails_its_requests() {
     for (filter, expected) in [
-        ("{type: ExtensionRef, extensionRef: {group: g, kind: k, name: n}}", "ExtensionRef"),
-        ("{type: URLRewrite, urlRewrite: {hostname: h}}", "URLRewrite"),
-        ("{type: RequestRedirect, requestRedirect: {hostname: h}}", "RequestRedirect"),
+        ("{type: ExtensionRef, extensionRef: {group: g, kind: k, name: n}}", "g/k"),
+        (
+            "{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: MeshConfig, name: mesh}}",
+            "MeshConfig",
+        ),
+        (
+            "{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: ServicePolicy, name: n}}",
+            "shop/n",
+        ),
+        ("{type: URLRewrite, urlRewrite: {hostname: 'h:1'}}", "h:1"),
+        ("{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: '/a?b'}}}", "/a?b"),
+        ("{type: URLRewrite}", "says nothing"),
+        ("{type: RequestRedirect, requestRedirect: {statusCode: 304}}", "status"),
         ("{type: RequestHeaderModifier}", "says nothing"),
         (
             "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: content-length, value: '1'}]}}",
@@ -402,6 +412,246 @@ fn a_filter_that_cannot_be_honoured_fails_its_requests() {
             fixture.statuses()[0].conditions.iter().any(|condition| condition.kind == "PartiallyInvalid")
         );
     }
+}
+
+/// The filters of the only rule of a route, of which this is the rest of the rule.
+fn filters(rule: &str) -> Vec<v1::filter::Kind> {
+    let fixture = with_routes(&[route("shop", "r", "", &format!("[{{{rule}}}]"))]);
+    let rule = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+    rule.filters.into_iter().map(|filter| filter.kind.unwrap()).collect()
+}
+
+fn full(path: &str) -> Option<v1::PathChange> {
+    Some(v1::PathChange { kind: Some(v1::path_change::Kind::Full(path.to_owned())) })
+}
+
+fn prefix(from: &str, to: &str) -> Option<v1::PathChange> {
+    let change = v1::PrefixChange { from: from.to_owned(), to: to.to_owned() };
+    Some(v1::PathChange { kind: Some(v1::path_change::Kind::Prefix(change)) })
+}
+
+#[test]
+fn a_redirect_is_302_unless_it_says_otherwise() {
+    for (written, expected) in [
+        ("{}", v1::Redirect { status: 302, ..Default::default() }),
+        (
+            "{statusCode: 308, scheme: https, hostname: Example.ORG, port: 8443, path: {type: ReplaceFullPath, replaceFullPath: /x}}",
+            v1::Redirect {
+                status: 308,
+                scheme: "https".to_owned(),
+                host: "example.org".to_owned(),
+                port: 8443,
+                path: full("/x"),
+            },
+        ),
+    ] {
+        let compiled = filters(&format!("filters: [{{type: RequestRedirect, requestRedirect: {written}}}]"));
+        assert_eq!(compiled, [v1::filter::Kind::Redirect(expected)], "{written}");
+    }
+}
+
+#[test]
+fn a_replaced_prefix_is_the_one_that_the_rule_matches() {
+    for (matches, expected) in [
+        ("", prefix("/", "/new")),
+        ("matches: [{path: {value: /old/}}], ", prefix("/old/", "/new")),
+        ("matches: [{path: {type: PathPrefix, value: /old}, method: GET}], ", prefix("/old", "/new")),
+        ("matches: [{path: {type: Exact, value: /old}}], ", None),
+        ("matches: [{path: {value: /a}}, {path: {value: /b}}], ", None),
+    ] {
+        let rewrite =
+            "urlRewrite: {hostname: one.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}";
+        let compiled = filters(&format!("{matches}filters: [{{type: URLRewrite, {rewrite}}}], {TO_PAY}"));
+        match (&compiled[..], expected) {
+            ([v1::filter::Kind::Rewrite(rewrite)], Some(path)) => {
+                assert_eq!((rewrite.host.as_str(), &rewrite.path), ("one.example", &Some(path)), "{matches}");
+            }
+            ([v1::filter::Kind::Unresolved(reason)], None) => assert!(reason.contains("prefix"), "{reason}"),
+            (other, _) => panic!("{matches}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_mirror_is_a_backend_that_no_answer_comes_from() {
+    let of = |fraction: &str, name: &str| {
+        format!(
+            "{{type: RequestMirror, requestMirror: {{backendRef: {{name: {name}, port: 80}}{fraction}}}}}"
+        )
+    };
+    for (fraction, expected) in [
+        ("", (1, 1)),
+        (", percent: 0", (0, 100)),
+        (", percent: 25", (25, 100)),
+        (", fraction: {numerator: 5}", (5, 100)),
+        (", fraction: {numerator: 5, denominator: 1000}", (5, 1000)),
+    ] {
+        let compiled = filters(&format!("filters: [{}], {TO_PAY}", of(fraction, "pay-v2")));
+        let [v1::filter::Kind::Mirror(mirror)] = &compiled[..] else { panic!("{compiled:?}") };
+        assert_eq!((mirror.numerator, mirror.denominator), expected, "{fraction}");
+        assert_eq!(mirror.service.as_ref().unwrap().name.as_ref().unwrap().name, "pay-v2");
+    }
+    let rules = format!("[{{filters: [{}, {}], {TO_PAY}}}]", of("", "pay-v2"), of("", "absent"));
+    let fixture = with_routes(&[route("shop", "r", "", &rules)]);
+    let compiled = fixture.compile("pay.shop", "shop");
+    let names = |set: &BTreeSet<ServiceName>| set.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&compiled.backends), ["pay.shop", "pay-v2.shop"]);
+    assert_eq!(names(&compiled.dependencies), ["absent.shop", "pay.shop", "pay-v2.shop"]);
+    let rule = &compiled.message.ports[0].rules[0];
+    assert_eq!(rule.filters.len(), 1, "the mirror that leads nowhere is left out");
+    let resolved = &fixture.statuses()[0].conditions[1];
+    assert_eq!((resolved.status, resolved.reason.as_str()), (false, "BackendNotFound"));
+}
+
+#[test]
+fn cors_allows_nothing_that_is_not_written_and_for_five_seconds() {
+    for (written, expected) in [
+        ("{}", v1::Cors { max_age: 5, ..Default::default() }),
+        (
+            "{allowOrigins: ['https://*.example.com'], allowCredentials: true, allowMethods: [PUT], allowHeaders: ['*'], exposeHeaders: [x-a], maxAge: 60}",
+            v1::Cors {
+                allow_origins: vec!["https://*.example.com".to_owned()],
+                allow_credentials: true,
+                allow_methods: vec!["PUT".to_owned()],
+                allow_headers: vec!["*".to_owned()],
+                expose_headers: vec!["x-a".to_owned()],
+                max_age: 60,
+            },
+        ),
+    ] {
+        let compiled = filters(&format!("filters: [{{type: CORS, cors: {written}}}], {TO_PAY}"));
+        assert_eq!(compiled, [v1::filter::Kind::Cors(expected)], "{written}");
+    }
+}
+
+#[test]
+fn a_fault_has_its_defaults_filled_in() {
+    let fault = |spec: &str| {
+        let fault =
+            format!("---\nkind: FaultInjection\nmetadata: {{name: slow, namespace: shop}}\nspec: {spec}\n");
+        let rule = BY_REFERENCE.replace("ServicePolicy", "FaultInjection");
+        let fixture = with_routes(&[route("shop", "r", "", &format!("[{{{rule}{TO_PAY}}}]")), fault]);
+        let rule = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+        match rule.filters.into_iter().next().unwrap().kind.unwrap() {
+            v1::filter::Kind::Fault(fault) => fault,
+            other => panic!("{spec}: {other:?}"),
+        }
+    };
+    let bare = v1::Fault { policy: "shop/slow".to_owned(), max_concurrent: 100, ..Default::default() };
+    let half = prost_types::Duration { seconds: 0, nanos: 500_000_000 };
+    let time = v1::fault_delay::Time::Fixed(half);
+    let delay = Some(v1::FaultDelay { per_million: 1_000_000, time: Some(time) });
+    assert_eq!(fault("{delay: {fixed: 500ms}}"), v1::Fault { delay, ..bare.clone() });
+    let status = Some(v1::fault_abort::Status::Http(503));
+    let abort = Some(v1::FaultAbort { per_million: 25_000, status });
+    assert_eq!(
+        fault("{abort: {percent: 2.5, httpStatus: 503}, maxConcurrent: 7, until: '1970-01-02T00:00:00Z'}"),
+        v1::Fault { abort, max_concurrent: 7, until: 86_400, ..bare }
+    );
+    let gated = fault(
+        "{delay: {exponential: 1s}, match: {headers: [{name: X-Test, value: 'on'}, {type: RegularExpression, name: b, value: 'c+'}]}}",
+    );
+    let exact = Some(v1::value_match::Kind::Exact("on".to_owned()));
+    assert_eq!(gated.headers[0], v1::ValueMatch { name: "x-test".to_owned(), kind: exact });
+    assert!(matches!(gated.headers[1].kind, Some(v1::value_match::Kind::Regex(_))));
+}
+
+#[test]
+fn a_fallback_is_the_services_or_that_of_the_policy_that_a_rule_refers_to() {
+    let fallback = "---
+kind: ServicePolicy
+metadata: {name: p, namespace: shop}
+spec: {targetRefs: [{name: pay}], fallback: {body: later, headers: [{name: X-Stale, value: '1'}]}}
+";
+    let slow =
+        SLOW.replace("targetRefs: [], ", "targetRefs: [], fallback: {status: 503, on: [BreakerOpen]}, ");
+    let rules = format!("[{{{BY_REFERENCE}{TO_PAY}}}, {{{TO_PAY}}}]");
+    let fixture = with_routes(&[route("shop", "r", "", &rules), fallback.to_owned(), slow]);
+    let header = |name: &str, value: &str| v1::Header { name: name.to_owned(), value: value.to_owned() };
+    let compiled = fixture.compile("pay.shop", "shop").message;
+    assert_eq!(
+        compiled.policy.unwrap().fallback,
+        Some(v1::Fallback {
+            policy: "shop/p".to_owned(),
+            status: 200,
+            headers: vec![header("content-type", "text/plain; charset=utf-8"), header("x-stale", "1")],
+            body: b"later".to_vec(),
+            on_no_endpoints: true,
+            on_breaker_open: true,
+        })
+    );
+    let [own, services] = &compiled.ports[0].rules[..] else { panic!("two rules") };
+    let expected = v1::Fallback {
+        policy: "shop/slow".to_owned(),
+        status: 503,
+        on_breaker_open: true,
+        ..Default::default()
+    };
+    assert_eq!((own.fallback.as_ref(), services.fallback.as_ref()), (Some(&expected), None));
+}
+
+// ---- ExtensionRef ----
+
+const BY_REFERENCE: &str = "filters: [{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: ServicePolicy, name: slow}}], ";
+
+const SLOW: &str = "---
+kind: ServicePolicy
+metadata: {name: slow, namespace: shop}
+spec: {targetRefs: [], defaults: {timeouts: {request: 20s}, retry: {attempts: 7}}}
+";
+
+#[test]
+fn a_rules_own_policy_comes_before_the_services_and_after_the_rules_fields() {
+    for (rule, documents, request, attempt, attempts) in [
+        ("", SLOW, None, None, None),
+        (BY_REFERENCE, SLOW, Some(20_000), None, Some(7)),
+        (BY_REFERENCE, &format!("{SLOW}{POLICY}"), Some(20_000), Some(5_000), Some(7)),
+        (
+            &format!("{BY_REFERENCE}timeouts: {{request: 1s}}, retry: {{attempts: 2}}, "),
+            &format!("{SLOW}{POLICY}"),
+            Some(1_000),
+            Some(1_000),
+            Some(2),
+        ),
+    ] {
+        let rules = format!("[{{{rule}{TO_PAY}}}]");
+        let fixture = with_routes(&[route("shop", "r", "", &rules), documents.to_owned()]);
+        let compiled = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+        let times = (millis(&compiled.request_timeout), millis(&compiled.attempt_timeout));
+        assert_eq!(times, (request, attempt), "{rule}");
+        assert_eq!(compiled.retry.map(|retry| retry.attempts), attempts, "{rule}");
+        assert_eq!(compiled.filters, [], "{rule}");
+    }
+}
+
+#[test]
+fn an_extension_that_is_not_there_is_an_unresolved_reference() {
+    for (kind, reason) in [("ServicePolicy", "ExtensionNotFound"), ("Service", "InvalidKind")] {
+        let rule = BY_REFERENCE.replace("ServicePolicy", kind);
+        // Of another namespace, so that it is not there either.
+        let slow = SLOW.replace("namespace: shop", "namespace: other");
+        let fixture = with_routes(&[route("shop", "r", "", &format!("[{{{rule}{TO_PAY}}}]")), slow]);
+        let resolved = &fixture.statuses()[0].conditions[1];
+        assert_eq!((resolved.status, resolved.reason.as_str()), (false, reason));
+    }
+}
+
+#[test]
+fn a_change_of_an_extension_is_about_the_services_whose_routes_refer_to_it() {
+    let rules = format!("[{{{BY_REFERENCE}{TO_PAY}}}]");
+    let text = format!("{PAY}{}{SLOW}", route("shop", "r", "", &rules));
+    let mut fixture = Fixture::new(&text);
+    let mut services = |text: &str| {
+        let change = fixture.model.replace(Arc::new(documents(text)));
+        change.services.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let changed = text.replace("20s", "30s");
+    assert_eq!(services(&changed), ["pay.shop"]);
+    assert_eq!(services(&changed.replace("name: slow, namespace", "name: fast, namespace")), ["pay.shop"]);
+    assert_eq!(services(&changed), ["pay.shop"], "it is there again");
+    let unreferred = format!("{PAY}{}{SLOW}", route("shop", "r", "", &format!("[{{{TO_PAY}}}]")));
+    assert_eq!(services(&unreferred), ["pay.shop"], "the route itself changed");
+    assert_eq!(services(&unreferred.replace("20s", "30s")), [""; 0], "nobody refers to it any more");
 }
 
 // ---- 2.5 backends ----

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrigger_api::v1;
 
 use crate::resources::httproutes::{HttpRouteRulesRetry, HttpRouteRulesTimeouts};
-use crate::resources::{Period, RequestDefaults, Retry};
+use crate::resources::{Period, RequestDefaults, Retry, Timeouts};
 
 /// The first wait before a retry where nothing is said.
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
@@ -23,16 +23,19 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    /// Where no rule says otherwise. Each field is taken from the policy, then from the mesh; zero means none.
-    pub(super) fn defaults(policy: Option<&RequestDefaults>, mesh: Option<&RequestDefaults>) -> Self {
-        let timeouts =
-            |defaults: Option<&RequestDefaults>| defaults.and_then(|defaults| defaults.timeouts.clone());
-        let (policy_timeouts, mesh_timeouts) =
-            (timeouts(policy).unwrap_or_default(), timeouts(mesh).unwrap_or_default());
-        let retry = |defaults: Option<&RequestDefaults>| defaults?.retry.as_ref().map(default_retry);
-        let request = policy_timeouts.request.or(mesh_timeouts.request).and_then(nonzero);
-        let attempt = policy_timeouts.backend_request.or(mesh_timeouts.backend_request).and_then(nonzero);
-        Self { request, attempt: shorter(attempt, request), retry: retry(policy).or_else(|| retry(mesh)) }
+    /// Where no rule says otherwise. Each field is the first's that has it; zero means none.
+    pub(super) fn defaults<'a>(sources: impl IntoIterator<Item = Option<&'a RequestDefaults>>) -> Self {
+        let mut timeouts = Timeouts::default();
+        let mut retry = None;
+        for source in sources.into_iter().flatten() {
+            let own = source.timeouts.clone().unwrap_or_default();
+            timeouts.request = timeouts.request.or(own.request);
+            timeouts.backend_request = timeouts.backend_request.or(own.backend_request);
+            retry = retry.or(source.retry.as_ref());
+        }
+        let request = timeouts.request.and_then(nonzero);
+        let attempt = timeouts.backend_request.and_then(nonzero);
+        Self { request, attempt: shorter(attempt, request), retry: retry.map(default_retry) }
     }
 
     /// What a rule says, on top of these defaults. `0s` in a rule switches a timeout off.

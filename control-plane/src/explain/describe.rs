@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_api::v1::{self, filter::Kind};
+use outrigger_api::v1::{self, filter::Kind, path_change};
 
 use crate::resources::Period;
 
@@ -45,9 +45,57 @@ pub(super) fn filter(filter: &v1::Filter) -> String {
     match &filter.kind {
         Some(Kind::RequestHeaders(modifier)) => format!("request headers: {}", headers(modifier)),
         Some(Kind::ResponseHeaders(modifier)) => format!("response headers: {}", headers(modifier)),
+        Some(Kind::Redirect(it)) => {
+            let parts = [("scheme", &it.scheme), ("host", &it.host)].map(|(name, value)| named(name, value));
+            let port = (it.port != 0).then(|| format!("port {}", it.port));
+            let parts = parts.into_iter().chain([port, it.path.as_ref().map(path)]).flatten();
+            format!(
+                "redirect: {}",
+                parts.chain([format!("status {}", it.status)]).collect::<Vec<_>>().join(", ")
+            )
+        }
+        Some(Kind::Rewrite(it)) => {
+            let parts = [named("host", &it.host), it.path.as_ref().map(path)];
+            format!("rewrite: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        }
+        Some(Kind::Mirror(it)) => {
+            let name = it.service.as_ref().and_then(|service| Some((service.name.as_ref()?, service.port)));
+            let to = name.map(|(name, port)| format!("{}.{}:{port}", name.name, name.namespace));
+            let to = to.unwrap_or_default();
+            format!("mirror: {} of {} requests to {to}", it.numerator, it.denominator)
+        }
+        Some(Kind::Cors(it)) => format!("CORS: from {}", it.allow_origins.join(", ")),
+        Some(Kind::Fault(it)) => fault(it),
         Some(Kind::Unresolved(reason)) => format!("fails every request: {reason}"),
         None => "none".to_owned(),
     }
+}
+
+/// `None` where it is empty.
+fn named(name: &str, value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| format!("{name} {value}"))
+}
+
+fn path(change: &v1::PathChange) -> String {
+    match &change.kind {
+        Some(path_change::Kind::Full(to)) => format!("path {to}"),
+        Some(path_change::Kind::Prefix(it)) => {
+            format!("path {}/* -> {}/*", trimmed(&it.from), trimmed(&it.to))
+        }
+        None => "path as it is".to_owned(),
+    }
+}
+
+fn trimmed(path: &str) -> &str {
+    path.trim_end_matches('/')
+}
+
+fn fault(fault: &v1::Fault) -> String {
+    let percent = |per_million: u32| format!("{} %", f64::from(per_million) / 10_000.0);
+    let delay = fault.delay.as_ref().map(|delay| format!("delays {}", percent(delay.per_million)));
+    let abort = fault.abort.as_ref().map(|abort| format!("fails {}", percent(abort.per_million)));
+    let parts: Vec<String> = delay.into_iter().chain(abort).collect();
+    format!("fault {}: {} of requests", fault.policy, parts.join(" and "))
 }
 
 fn headers(modifier: &v1::HeaderModifier) -> String {

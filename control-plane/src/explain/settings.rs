@@ -143,6 +143,22 @@ pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
         budget("retryBudget.minPerSecond", "retryConstraint.minRetryRate.count", |it| {
             Some(it.retry_budget_per_second.to_string())
         }),
+        policy("fallback.status", |it| Some(it.fallback.as_ref()?.status.to_string())),
+        policy("fallback.contentType", |it| field(it.fallback.as_ref()?, "content-type")),
+        policy("fallback.body", |it| Some(format!("{} bytes", it.fallback.as_ref()?.body.len()))),
+        policy("fallback.headers", |it| {
+            let headers = it.fallback.as_ref()?.headers.iter();
+            let names = headers.map(|header| header.name.as_str()).filter(|name| *name != "content-type");
+            let names: Vec<&str> = names.collect();
+            Some(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+        }),
+        policy("fallback.on", |it| {
+            let fallback = it.fallback.as_ref()?;
+            let reasons =
+                [(fallback.on_no_endpoints, "NoEndpoints"), (fallback.on_breaker_open, "BreakerOpen")];
+            let names: Vec<&str> = reasons.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+            Some(names.join(", "))
+        }),
         default("defaults.timeouts.request", |it| duration(it.request_timeout.as_ref())),
         default("defaults.timeouts.backendRequest", |it| duration(it.attempt_timeout.as_ref())),
         retry("defaults.retry.attempts", |it| attempts(it.retry.as_ref())),
@@ -364,6 +380,11 @@ fn query(key: &Key) -> Option<String> {
 
 fn cookie(key: &Key, value: impl Fn(&v1::Cookie) -> String) -> Option<String> {
     if let Key::Cookie(cookie) = key { Some(value(cookie)) } else { None }
+}
+
+fn field(fallback: &v1::Fallback, name: &str) -> Option<String> {
+    let header = fallback.headers.iter().find(|header| header.name == name)?;
+    Some(header.value.clone())
 }
 
 fn rate(policy: &v1::BackendPolicy) -> Option<&v1::SuccessRate> {

@@ -118,6 +118,11 @@ impl Looked<'_> {
     }
 
     fn at_filter(&self, filter: &Value, path: &FieldPath, findings: &mut Findings) {
+        let mirror = &filter["requestMirror"]["backendRef"];
+        if mirror.is_object() {
+            let path = path.field("requestMirror").field("backendRef");
+            self.at_service(mirror, &path, "copies of requests go to", findings);
+        }
         let reference = &filter["extensionRef"];
         let (Some(kind), Some(name)) = (reference["kind"].as_str(), reference["name"].as_str()) else {
             return;

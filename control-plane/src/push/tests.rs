@@ -326,6 +326,41 @@ async fn a_change_reaches_those_who_subscribed_and_only_them() {
 }
 
 #[tokio::test]
+async fn a_change_of_a_fault_is_one_message_to_those_whose_routes_refer_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = Plane::start(directory.path()).await;
+    let fault = |percent: u32| {
+        format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: FaultInjection\nmetadata: {{name: slow, namespace: shop}}\n\
+             spec: {{abort: {{percent: {percent}, httpStatus: 503}}}}\n"
+        )
+    };
+    let extended = route(1).replace(
+        "backendRefs",
+        "filters: [{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: FaultInjection, name: slow}}], backendRefs",
+    );
+    plane.apply(&format!("{PAY}---\n{extended}---\n{}", fault(1))).await;
+    let (mut user, mut other) = (plane.client("shop", "user").await, plane.client("shop", "other").await);
+    user.subscribe("pay.shop").await;
+    user.until("the service", |proxy| proxy.rules("pay.shop") == 1).await;
+    let before = user.updates;
+    plane.apply(&fault(2)).await;
+    let share = |proxy: &Proxy| match &proxy.services["pay.shop"].ports[0].rules[0].filters[0].kind {
+        Some(v1::filter::Kind::Fault(fault)) => fault.abort.as_ref().unwrap().per_million,
+        other => panic!("{other:?}"),
+    };
+    user.until("the change", |proxy| share(proxy) == 20_000).await;
+    user.during(Duration::from_millis(50)).await;
+    other.during(Duration::from_millis(50)).await;
+    assert_eq!(
+        (user.updates - before, other.updates),
+        (1, 2),
+        "the other one has its settings and nothing else"
+    );
+    plane.running.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_burst_of_changes_is_coalesced() {
     let directory = tempfile::tempdir().unwrap();
     let plane = Plane::start(directory.path()).await;

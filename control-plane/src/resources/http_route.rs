@@ -23,6 +23,7 @@ use super::metadata::{is_label_key, is_subdomain};
 use super::{Document, FieldPath, Kind, Problems, Resource};
 pub(super) use matches::check_match;
 
+pub(crate) use filters::is_origin;
 pub(crate) use matches::check_name;
 pub(super) use matches::{check_header_matches, check_literal_path, check_regex};
 

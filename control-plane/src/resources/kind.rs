@@ -331,6 +331,12 @@ impl Kind {
         self.entry().scope
     }
 
+    /// The kind of what an `ExtensionRef` may refer to: a document of ours that can hold for one rule.
+    pub(crate) fn extending(group: &str, kind: &str) -> Option<Self> {
+        let known = [Self::FaultInjection, Self::RateLimitPolicy, Self::ServicePolicy];
+        known.into_iter().find(|known| known.group() == group && known.name() == kind)
+    }
+
     /// The kind with this name in a path, `httproutes`.
     pub fn from_plural(plural: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.plural() == plural)

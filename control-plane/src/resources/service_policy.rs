@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::Period;
+use super::fallback::Fallback;
 use super::problem::{FieldPath, Problems};
 use super::{Document, Kind, Resource};
 
@@ -39,8 +40,10 @@ pub struct ServicePolicy {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServicePolicySpec {
-    /// The services that the policy is for. Where several policies name one service, the oldest holds.
-    #[schemars(length(min = 1, max = 16))]
+    /// The services that the policy is for. Where several policies name one service, the oldest holds. One without
+    /// targets holds only for rules that refer to it.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
     pub target_refs: Vec<TargetRef>,
     /// How an endpoint is chosen. Default: `PeakEwma`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +73,9 @@ pub struct ServicePolicySpec {
     /// Keeps the requests of one client with one endpoint, where no rule says how. Default: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<SessionPersistence>,
+    /// What callers get where no backend can answer them. Default: 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
 }
 
 /// A service in the policy's own namespace.
@@ -278,6 +284,9 @@ impl Document for ServicePolicy {
         }
         if let Some(session) = &self.spec.session_persistence {
             session.check(&spec.field("sessionPersistence"), problems);
+        }
+        if let Some(fallback) = &self.spec.fallback {
+            fallback.check(&spec.field("fallback"), problems);
         }
     }
 

@@ -272,7 +272,6 @@ fn a_policy_is_read_and_its_cross_field_rules_are_kept() {
             "{head}spec: {{targetRefs: [], defaults: {{retry: {{attempts: 0, codes: [200], grpcCodes: [0]}}}}}}"
         ),
         &[
-            "spec.targetRefs: must have 1 entry or more",
             "spec.defaults.retry.attempts: 0 is out of range, 1 to 10",
             "spec.defaults.retry.codes[0]: 200 is out of range, 400 to 599",
             "spec.defaults.retry.grpcCodes[0]: 0 is out of range, 1 to 16",
@@ -320,6 +319,68 @@ fn the_mesh_config_is_one_and_without_namespace() {
             "spec.mtls.mode: \"strict\" is not supported; expected Strict, Permissive",
         ],
     );
+}
+
+#[test]
+fn a_fault_injection_says_one_thing_of_each() {
+    let fault = |spec: &str| {
+        format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: FaultInjection\nmetadata: {{name: f, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    accepted(&fault(
+        "{delay: {percent: 0.5, uniform: {min: 0s, max: 1s}}, abort: {grpcStatus: 14}, until: '2030-01-31T12:00:00+01:00'}",
+    ));
+    accepted(&fault("{delay: {exponential: 1m}, match: {headers: [{name: x, value: y}]}, maxConcurrent: 1}"));
+    for (spec, problem) in [
+        ("{}", "spec: must have delay, abort or both"),
+        ("{delay: {percent: 5}}", "spec.delay: must have exactly one of fixed, uniform and exponential"),
+        ("{delay: {fixed: 1s, exponential: 1s}}", "spec.delay: must have exactly one of"),
+        ("{delay: {percent: 101, fixed: 1s}}", "spec.delay.percent: "),
+        ("{delay: {fixed: 0s}}", "spec.delay.fixed: must be longer than 0s"),
+        ("{delay: {fixed: 11m}}", "spec.delay.fixed: is too long"),
+        ("{delay: {exponential: 61s}}", "spec.delay.exponential: is too long"),
+        ("{delay: {uniform: {min: 2s, max: 1s}}}", "spec.delay.uniform.min: must not be longer than max, 1s"),
+        ("{abort: {percent: 5}}", "spec.abort: must have exactly one of httpStatus and grpcStatus"),
+        ("{abort: {httpStatus: 503, grpcStatus: 14}}", "spec.abort: must have exactly one"),
+        ("{abort: {httpStatus: 200}}", "spec.abort.httpStatus: 200 is out of range, 400 to 599"),
+        ("{abort: {grpcStatus: 14}, until: tomorrow}", "spec.until: \"tomorrow\" is not a time"),
+        (
+            "{abort: {grpcStatus: 14}, match: {headers: [{name: 'a b', value: c}]}}",
+            "spec.match.headers[0].name: ",
+        ),
+        (
+            "{abort: {grpcStatus: 14}, match: {headers: [{type: RegularExpression, name: a, value: '('}]}}",
+            "spec.match.headers[0].value: \"(\" is not a regular expression",
+        ),
+    ] {
+        assert_problems(&fault(spec), &[problem]);
+    }
+}
+
+#[test]
+fn a_fallback_is_an_answer_that_a_proxy_can_give() {
+    let policy = |fallback: &str| {
+        format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: ServicePolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{targetRefs: [{{name: pay}}], fallback: {fallback}}}\n"
+        )
+    };
+    accepted(&policy("{}"));
+    accepted(&policy("{status: 503, contentType: application/json, body: '{}', on: [NoEndpoints]}"));
+    let long = "x".repeat((16 << 10) + 1);
+    for (fallback, problem) in [
+        (format!("{{body: {long}}}"), "spec.fallback.body: has 16385 bytes, more than 16384"),
+        ("{status: 204, body: x}".to_owned(), "spec.fallback.body: must be left out with status 204"),
+        ("{status: 100}".to_owned(), "spec.fallback.status: 100 is out of range, 200 to 599"),
+        ("{contentType: ''}".to_owned(), "spec.fallback.contentType: \"\" is not a header value"),
+        ("{headers: [{name: a b, value: c}]}".to_owned(), "spec.fallback.headers[0].name: "),
+        (
+            "{headers: [{name: Content-Length, value: '1'}]}".to_owned(),
+            "spec.fallback.headers[0].name: \"content-length\" is written by the proxy itself",
+        ),
+    ] {
+        assert_problems(&policy(&fallback), &[problem]);
+    }
 }
 
 proptest! {

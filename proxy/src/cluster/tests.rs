@@ -70,6 +70,10 @@ impl Bench {
         self.pick_in("", &[])
     }
 
+    fn readiness(&mut self) -> Result<(), Failure> {
+        self.cluster.readiness(PORT, "", self.now)
+    }
+
     fn pick_in(&mut self, zone: &str, tried: &[&str]) -> Result<Pick, Failure> {
         let tried: Vec<Arc<str>> = tried.iter().map(|id| Arc::from(*id)).collect();
         self.cluster.pick(&Aim { tried: &tried, ..Aim::new(PORT, zone) }, self.now, &mut self.rng)
@@ -248,6 +252,7 @@ fn all_breakers_open_where_the_policy_allows_it() {
     let mut bench = Bench::with(named(&["a"]), policy);
     let time = bench.trip("a");
     assert_eq!(bench.pick().unwrap_err(), Failure::BreakerOpen);
+    assert_eq!(bench.readiness(), Err(Failure::BreakerOpen));
     bench.now += time;
     let probe = bench.pick_in("", &["b"]).unwrap();
     assert!(probe.is_probe(), "also for a retry, where there is nothing else");
@@ -793,7 +798,9 @@ proptest! {
                         let zone = if *zone { "z" } else { "" };
                         let key = Some(bench.rng.random());
                         let aim = Aim { tried: &tried, key, ..Aim::new(PORT, zone) };
+                        let readiness = bench.cluster.readiness(PORT, zone, bench.now);
                         let pick = bench.cluster.pick(&aim, bench.now, &mut bench.rng);
+                        prop_assert!(pick.is_err() || readiness.is_ok(), "one was picked though none is ready");
                         results.push(pick.as_ref().map(|pick| (pick.endpoint.id.clone(), pick.is_probe()))
                             .map_err(|failure| *failure));
                         picks.extend(pick.ok());

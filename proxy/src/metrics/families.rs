@@ -262,12 +262,18 @@ impl Event {
             Self::TlsRefused(..) => {
                 ("outrigger_tls_refused", "Connections refused for their TLS or its absence.")
             }
+            Self::Mirror(_) => ("outrigger_mirrors", "Copies of requests, by what became of them."),
+            Self::Fault(_) => ("outrigger_faults_injected", "Delays and errors on purpose."),
+            Self::Fallback(_) => ("outrigger_fallbacks", "Answers that a policy gave in place of an error."),
         }
     }
 
     fn labels(self) -> Labels {
         match self {
             Self::DetectTimeout(side) => Labels::of_side(side),
+            Self::Mirror(mirrored) => Labels::new().with("result", mirrored.as_str()),
+            Self::Fault(kind) => Labels::new().with("kind", kind.as_str()),
+            Self::Fallback(failure) => Labels::new().with("error", failure.name()),
             Self::Limit(side, limit) => Labels::of_side(side).with("limit", limit.as_str()),
             Self::TlsRefused(side, failure) | Self::ConnectFailed(side, failure) => {
                 Labels::of_side(side).with("error", failure.name())
@@ -282,6 +288,9 @@ fn events(page: &mut Page, sum: &MetricsSnapshot) {
         Event::DetectTimeout(Side::Outbound),
         Event::Limit(Side::Outbound, super::Limit::Connections),
         Event::TlsRefused(Side::Outbound, Failure::TlsHandshake),
+        Event::Mirror(super::Mirrored::Answered),
+        Event::Fault(super::FaultKind::Delay),
+        Event::Fallback(Failure::NoEndpoints),
     ];
     for kind in kinds {
         let (name, help) = kind.family();

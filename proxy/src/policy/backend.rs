@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use outrigger_api::v1;
 
+use super::fallback::fallback;
 use super::problem::{Path, Problems};
 use super::{balancing, hedging, session};
 use crate::backoff::Backoff;
@@ -76,6 +77,7 @@ pub(super) fn policy(
         slow_start: optional(raw.slow_start.as_ref(), &path.field("slowStart"), problems),
         zone_percent: (zone_percent > 0).then_some(zone_percent),
         hash,
+        fallback: fallback(raw.fallback.as_ref(), &path.field("fallback"), problems),
         balancer: balancer?,
         connect_timeout: connect_timeout?,
         tls_timeout: tls_timeout?,

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
-use outrigger_api::v1;
+use outrigger_api::{ServiceName, v1};
 use v1::{backend, filter, path_match, value_match};
 
 use super::limits::limits;
 use super::problem::{Path, Problems};
-use super::{hedging, port_number, protocol, service_name, session};
+use super::{filters, hedging, port_number, protocol, service_name, session};
 use crate::filter::{Filter, HeaderModifier};
 use crate::policy::backend::{optional, retry};
+use crate::policy::fallback::fallback;
 use crate::route::{HeaderMatch, PathMatch, Pattern, Prefix, QueryMatch, RouteMatch, RouteTable, ValueMatch};
 use crate::snapshot::{Backend, Rule, ServicePort, Target};
 
@@ -53,11 +54,7 @@ pub(super) fn route_match(
     let condition = path_match(raw.path.as_ref(), &path.field("path"), problems);
     let mut headers = Vec::with_capacity(raw.headers.len());
     for (index, raw) in raw.headers.iter().enumerate() {
-        let path = path.field("headers");
-        let path = path.index(index);
-        let name = header_name(&raw.name, &path.field("name"), problems);
-        let value = value_match(raw, &path, problems);
-        headers.extend(name.zip(value).map(|(name, value)| HeaderMatch { name, value }));
+        headers.extend(header_match(raw, &path.field("headers").index(index), problems));
     }
     let mut query = Vec::with_capacity(raw.query.len());
     for (index, raw) in raw.query.iter().enumerate() {
@@ -69,6 +66,17 @@ pub(super) fn route_match(
         text => problems.ok(Method::from_bytes(text.as_bytes()), &path.field("method")),
     };
     Some(RouteMatch { rule: usize::try_from(raw.rule).ok()?, path: condition?, headers, query, method })
+}
+
+/// Reads a condition on one field.
+pub(super) fn header_match(
+    raw: &v1::ValueMatch,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<HeaderMatch> {
+    let name = header_name(&raw.name, &path.field("name"), problems);
+    let value = value_match(raw, path, problems);
+    name.zip(value).map(|(name, value)| HeaderMatch { name, value })
 }
 
 pub(super) fn path_match(
@@ -110,6 +118,7 @@ fn rule(raw: &v1::Rule, path: &Path<'_>, problems: &mut Problems) -> Rule {
         retry: retry(raw.retry.as_ref(), &path.field("retry"), problems),
         session: session::read(raw.session.as_ref(), &path.field("session"), problems).map(Box::new),
         hedging: hedging::read(raw.hedging.as_ref(), &path.field("hedging"), problems),
+        fallback: fallback(raw.fallback.as_ref(), &path.field("fallback"), problems),
         backends,
         rate_limits: limits(&raw.rate_limits, path, problems),
     }
@@ -121,16 +130,23 @@ fn backend(raw: &v1::Backend, path: &Path<'_>, problems: &mut Problems) -> Optio
     }
     let filters = filters(&raw.filters, path, problems);
     let target = match problems.present(raw.target.as_ref(), &path.field("target"))? {
-        backend::Target::Service(service) => {
-            let path = path.field("service");
-            let name = service_name(service.name.as_ref(), &path.field("name"), problems);
-            let port = port_number(service.port, &path.field("port"), problems);
-            let (name, port) = name.zip(port)?;
+        backend::Target::Service(raw) => {
+            let (name, port) = service_port(raw, &path.field("service"), problems)?;
             Target::Service { name, port }
         }
         backend::Target::Invalid(reason) => Target::Invalid(Arc::from(&**reason)),
     };
     Some(Backend { weight: raw.weight, target, filters })
+}
+
+/// Reads a port of a service.
+pub(super) fn service_port(
+    raw: &v1::BackendService,
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<(ServiceName, u16)> {
+    let name = service_name(raw.name.as_ref(), &path.field("name"), problems);
+    name.zip(port_number(raw.port, &path.field("port"), problems))
 }
 
 /// Reads the filters of what is at `path`.
@@ -149,6 +165,20 @@ fn filters(raw: &[v1::Filter], path: &Path<'_>, problems: &mut Problems) -> Vec<
                 modifier(raw, &path.field("responseHeaders"), problems).map(Filter::ResponseHeaders)
             }
             filter::Kind::Unresolved(reason) => Some(Filter::Unresolved(Arc::from(&**reason))),
+            filter::Kind::Redirect(raw) => {
+                filters::redirect(raw, &path.field("redirect"), problems).map(Filter::Redirect)
+            }
+            filter::Kind::Rewrite(raw) => {
+                filters::rewrite(raw, &path.field("rewrite"), problems).map(Filter::Rewrite)
+            }
+            filter::Kind::Mirror(raw) => {
+                filters::mirror(raw, &path.field("mirror"), problems).map(Filter::Mirror)
+            }
+            filter::Kind::Cors(raw) => {
+                filters::cors(raw, &path.field("cors"), problems).map(|cors| Filter::Cors(Box::new(cors)))
+            }
+            filter::Kind::Fault(raw) => filters::fault(raw, &path.field("fault"), problems)
+                .map(|fault| Filter::Fault(Box::new(fault))),
         });
     }
     filters
@@ -164,7 +194,11 @@ fn modifier(raw: &v1::HeaderModifier, path: &Path<'_>, problems: &mut Problems) 
     problems.ok(HeaderModifier::new(set, add, remove), path)
 }
 
-fn fields(raw: &[v1::Header], path: &Path<'_>, problems: &mut Problems) -> Vec<(HeaderName, HeaderValue)> {
+pub(super) fn fields(
+    raw: &[v1::Header],
+    path: &Path<'_>,
+    problems: &mut Problems,
+) -> Vec<(HeaderName, HeaderValue)> {
     let mut fields = Vec::with_capacity(raw.len());
     for (index, raw) in raw.iter().enumerate() {
         let path = path.index(index);

@@ -543,3 +543,111 @@ fn a_limit_of_concurrency_is_read_or_refused_with_its_field() {
     let crossed = v1::AdaptiveConcurrency { min_limit: 101, ..raw };
     assert!(inbound(&port(crossed)).unwrap_err().to_string().contains("is over maxLimit"));
 }
+
+#[test]
+fn filters_are_read_whole_or_refused_with_their_field() {
+    use v1::filter::Kind;
+    let read = |kind: Kind| {
+        let mut raw = payments();
+        raw.ports[0].rules[0].filters = vec![v1::Filter { kind: Some(kind) }];
+        service(&raw).map(|parts| {
+            let head = Request::get("/a?q=1").header("x-version", "2").body(()).unwrap().into_parts().0;
+            parts.ports[0].routes.as_ref().unwrap().find(&head).unwrap().filters[0].clone()
+        })
+    };
+    let full = |path: &str| Some(v1::PathChange { kind: Some(v1::path_change::Kind::Full(path.to_owned())) });
+    let redirect = v1::Redirect { status: 301, scheme: "https".to_owned(), port: 8443, ..Default::default() };
+    let Ok(Filter::Redirect(read_redirect)) = read(Kind::Redirect(redirect)) else { panic!("not read") };
+    assert_eq!((read_redirect.status.as_u16(), read_redirect.port), (301, Some(8443)));
+    let rewrite = v1::Rewrite { host: "one.example".to_owned(), path: full("/x") };
+    let Ok(Filter::Rewrite(read_rewrite)) = read(Kind::Rewrite(rewrite)) else { panic!("not read") };
+    assert!(read_rewrite.host.is_some_and(|host| host == "one.example") && read_rewrite.path.is_some());
+
+    for (kind, expected) in [
+        (
+            Kind::Redirect(v1::Redirect {
+                status: 200,
+                scheme: "a b".to_owned(),
+                host: "a:1".to_owned(),
+                port: 65_536,
+                path: full("x"),
+            }),
+            &["status", "scheme", "port", "host", "path.full"][..],
+        ),
+        (
+            Kind::Rewrite(v1::Rewrite { host: "a:1".to_owned(), path: Some(v1::PathChange::default()) }),
+            &["host", "path"],
+        ),
+    ] {
+        let place = match kind {
+            Kind::Redirect(_) => "redirect",
+            _ => "rewrite",
+        };
+        let error = read(kind).unwrap_err();
+        let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+        let expected: Vec<String> = expected
+            .iter()
+            .map(|field| format!("service.ports[0].rules[0].filters[0].{place}.{field}"))
+            .collect();
+        assert_eq!(fields, expected);
+    }
+}
+
+#[test]
+fn mirrors_cors_faults_and_fallbacks_are_read_whole_or_refused_with_their_field() {
+    use v1::filter::Kind;
+    let read = |kind: Kind| {
+        let mut raw = payments();
+        raw.ports[0].rules[0].filters = vec![v1::Filter { kind: Some(kind) }];
+        raw.ports[0].rules[0].fallback = Some(v1::Fallback { status: 200, ..Default::default() });
+        service(&raw)
+    };
+    let to = |port| Some(v1::BackendService { name: name("shop", "shadow"), port });
+    let fixed = |seconds| Some(v1::fault_delay::Time::Fixed(prost_types::Duration { seconds, nanos: 0 }));
+    let delay = |per_million, time| Some(v1::FaultDelay { per_million, time });
+    let abort = |status| Some(v1::FaultAbort { per_million: 1, status: Some(status) });
+    for good in [
+        Kind::Mirror(v1::Mirror { service: to(80), numerator: 1, denominator: 2 }),
+        Kind::Cors(v1::Cors { allow_origins: vec!["https://*.a.example".to_owned()], ..Default::default() }),
+        Kind::Fault(v1::Fault { delay: delay(1, fixed(1)), ..Default::default() }),
+        Kind::Fault(v1::Fault { abort: abort(v1::fault_abort::Status::Grpc(14)), ..Default::default() }),
+    ] {
+        read(good).unwrap();
+    }
+    for (bad, expected) in [
+        (
+            Kind::Mirror(v1::Mirror { service: None, numerator: 1, denominator: 0 }),
+            &["mirror.denominator", "mirror.service"][..],
+        ),
+        (Kind::Mirror(v1::Mirror { service: to(0), numerator: 1, denominator: 1 }), &["mirror.service.port"]),
+        (
+            Kind::Cors(v1::Cors {
+                allow_origins: vec!["x".to_owned()],
+                allow_methods: vec!["a b".to_owned()],
+                ..Default::default()
+            }),
+            &["cors.allowMethods", "cors.allowOrigins"],
+        ),
+        (
+            Kind::Fault(v1::Fault {
+                delay: delay(1_000_001, fixed(0)),
+                abort: abort(v1::fault_abort::Status::Http(200)),
+                ..Default::default()
+            }),
+            &["fault.delay.perMillion", "fault.delay.fixed", "fault.abort.http"],
+        ),
+        (Kind::Fault(v1::Fault { delay: delay(1, None), ..Default::default() }), &["fault.delay"]),
+    ] {
+        let error = read(bad).unwrap_err();
+        let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+        let expected: Vec<String> =
+            expected.iter().map(|field| format!("service.ports[0].rules[0].filters[0].{field}")).collect();
+        assert_eq!(fields, expected);
+    }
+    let mut raw = payments();
+    raw.policy.as_mut().unwrap().fallback =
+        Some(v1::Fallback { status: 99, policy: "a\nb".to_owned(), ..Default::default() });
+    let error = service(&raw).unwrap_err();
+    let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+    assert_eq!(fields, ["service.policy.fallback.status", "service.policy.fallback.policy"]);
+}

@@ -21,6 +21,7 @@ pub(super) fn rule(name: &str) -> Rule {
         hedging: None,
         backends: Vec::new(),
         rate_limits: RateLimits::default(),
+        fallback: None,
     }
 }
 

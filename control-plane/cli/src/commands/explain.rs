@@ -122,7 +122,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<(), Stop> {
         Format::Table => output::print(&text(&explanation, args.from.as_ref()))?,
         format => output::value(format, &serde_json::to_value(&explanation)?)?,
     }
-    if explanation.verdict.forwarded { Ok(()) } else { Err(Stop::Said) }
+    if explanation.verdict.failure.is_none() { Ok(()) } else { Err(Stop::Said) }
 }
 
 fn destination(text: &str, own_namespace: &str) -> Result<(ServiceName, Option<u16>), Stop> {
@@ -237,6 +237,7 @@ fn text(explanation: &Explanation, from: Option<&Caller>) -> String {
     let verdict = &explanation.verdict;
     let outcome = match (verdict.failure, verdict.status) {
         (Some(failure), Some(status)) => paint(BAD, format!("refused with {status} {failure}")),
+        (None, Some(status)) => paint(GOOD, format!("answered with {status}")),
         _ => paint(GOOD, "forwarded"),
     };
     text.push_str(&format!("\n{outcome}: {}\n", verdict.reason));

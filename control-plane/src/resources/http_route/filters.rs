@@ -15,7 +15,7 @@ use gateway_api::experimental::httproutes::{
 use super::matches::check_name;
 use super::{BackendTarget, check_backend_target};
 use crate::resources::as_http::same;
-use crate::resources::{FieldPath, Problems};
+use crate::resources::{FieldPath, Kind, Problems};
 
 const MOST_FILTERS: usize = 16;
 const MOST_HEADERS: usize = 16;
@@ -145,11 +145,9 @@ fn check_filter(
     }
     if let Some(mirror) = &filter.request_mirror {
         check_mirror(mirror, &path.field("requestMirror"), problems);
-        problems.unsupported(&path.field("requestMirror"));
     }
     if let Some(redirect) = &filter.request_redirect {
         check_redirect(redirect, matches, &path.field("requestRedirect"), problems);
-        problems.unsupported(&path.field("requestRedirect"));
     }
     if let Some(rewrite) = &filter.url_rewrite {
         let path = path.field("urlRewrite");
@@ -159,16 +157,16 @@ fn check_filter(
             let values = (to.replace_full_path.as_deref(), to.replace_prefix_match.as_deref());
             check_path_modifier(replaces_prefix, values, matches, &path.field("path"), problems);
         }
-        problems.unsupported(&path);
     }
     if let Some(cors) = &filter.cors {
         check_cors(cors, &path.field("cors"), problems);
-        problems.unsupported(&path.field("cors"));
     }
     if filter.external_auth.is_some() {
         problems.unsupported(&path.field("externalAuth"));
     }
-    if let Some(extension) = &filter.extension_ref {
+    if let Some(extension) = &filter.extension_ref
+        && Kind::extending(&extension.group, &extension.kind).is_none()
+    {
         problems.warning(
             &path.field("extensionRef"),
             format!(
@@ -294,6 +292,12 @@ fn check_path_modifier(
             (true, Some(value)) if value.len() > 1024 => {
                 problems.error(&path.field(field), "must not be longer than 1024 bytes");
             }
+            // A prefix may become nothing.
+            (true, Some("")) if replaces_prefix => {}
+            (true, Some(value)) if !is_path(value) => problems.error(
+                &path.field(field),
+                format!("{value:?} is not a path: it must start with \"/\" and have no query"),
+            ),
             _ => {}
         }
     }
@@ -303,6 +307,32 @@ fn check_path_modifier(
     if replaces_prefix && !one_prefix {
         problems.error(path, "replaces a prefix, so the rule must have exactly one match, by PathPrefix");
     }
+}
+
+/// Whether a text is an origin, or a pattern of such.
+pub(crate) fn is_origin(text: &str) -> bool {
+    if text == "*" {
+        return true;
+    }
+    let Some((scheme, authority)) = text.split_once("://") else { return false };
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    // One host is as good as another to see whether the rest is right.
+    let plain = authority.strip_prefix('*').map(|rest| format!("a{rest}"));
+    let parsed = plain.as_deref().unwrap_or(authority).parse::<http::uri::Authority>();
+    is_scheme
+        && parsed.is_ok_and(|authority| {
+            let port = authority.port().map(|port| port.as_u16());
+            let end = authority.as_str().strip_prefix(authority.host());
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte);
+            port != Some(0)
+                && end.is_some_and(|end| end.is_empty() || port.is_some())
+                && authority.host().bytes().all(is_name)
+        })
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.contains(['?', '#']) && text.parse::<http::uri::PathAndQuery>().is_ok()
 }
 
 fn check_cors(cors: &HttpRouteRulesFiltersCors, path: &FieldPath, problems: &mut Problems) {
@@ -316,6 +346,19 @@ fn check_cors(cors: &HttpRouteRulesFiltersCors, path: &FieldPath, problems: &mut
     ] {
         if count(list) > 1 && list.iter().flatten().any(|entry| entry == "*") {
             problems.error(&path.field(field), "must not have other entries beside \"*\"");
+        }
+    }
+    for (index, origin) in cors.allow_origins.iter().flatten().enumerate() {
+        if !is_origin(origin) {
+            let problem = format!(
+                "{origin:?} is not an origin: write SCHEME://HOST[:PORT], the host with \"*\" at its beginning or without"
+            );
+            problems.error(&path.field("allowOrigins").index(index), problem);
+        }
+    }
+    for (field, list) in [("allowHeaders", &cors.allow_headers), ("exposeHeaders", &cors.expose_headers)] {
+        for (index, name) in list.iter().flatten().enumerate() {
+            check_name(name, &path.field(field).index(index), problems);
         }
     }
     if cors.max_age.is_some_and(|seconds| seconds < 1) {

@@ -280,8 +280,6 @@ fn what_this_version_cannot_do_is_refused_by_name_beside_its_own_mistakes() {
             "spec.rules[0].filters: must not have both RequestRedirect and URLRewrite",
             "spec.rules[0].filters[0].requestRedirect.statusCode: 304 is not",
             "spec.rules[0].filters[0].requestRedirect.path: replaces a prefix",
-            "spec.rules[0].filters[0].requestRedirect: is not supported by this version",
-            "spec.rules[0].filters[1].urlRewrite: is not supported by this version",
         ],
     );
     assert_problems(
@@ -293,12 +291,48 @@ fn what_this_version_cannot_do_is_refused_by_name_beside_its_own_mistakes() {
             "spec.rules[0].filters[0].requestMirror: must have percent or fraction, not both",
             "spec.rules[0].filters[0].requestMirror.percent: 101 is out of range",
             "spec.rules[0].filters[0].requestMirror.fraction.numerator: must be 0 to the denominator, 4",
-            "spec.rules[0].filters[0].requestMirror: is not supported by this version",
             "spec.rules[0].sessionPersistence.sessionName: \"a b\" is not a name",
             "spec.rules[0].sessionPersistence.idleTimeout: must be longer than 0s",
             "spec.rules[0].sessionPersistence.absoluteTimeout: is required for a Permanent cookie",
             "spec.rules[0].sessionPersistence.cookieConfig: means something with the type Cookie alone",
         ],
+    );
+    assert_problems(
+        &route(
+            "  - filters: [{type: URLRewrite, urlRewrite: {hostname: a_b, path: {type: ReplaceFullPath, replaceFullPath: x}}}]\n  - filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: '/a?b'}}}]\n",
+        ),
+        &[
+            "spec.rules[0].filters[0].urlRewrite.hostname: ",
+            "spec.rules[0].filters[0].urlRewrite.path.replaceFullPath: \"x\" is not a path",
+            "spec.rules[1].filters[0].urlRewrite.path.replacePrefixMatch: \"/a?b\" is not a path",
+        ],
+    );
+    let long = "'https://a/b', 'https://a.*.b', a.b, 'https://*.a:0'";
+    assert_problems(
+        &route(&format!(
+            "  - filters: [{{type: CORS, cors: {{allowOrigins: [{long}], allowHeaders: ['a b'], exposeHeaders: ['*', a], maxAge: 0}}}}]\n"
+        )),
+        &[
+            "spec.rules[0].filters[0].cors.exposeHeaders: must not have other entries beside \"*\"",
+            "spec.rules[0].filters[0].cors.allowOrigins[0]: \"https://a/b\" is not an origin",
+            "spec.rules[0].filters[0].cors.allowOrigins[1]: \"https://a.*.b\" is not an origin",
+            "spec.rules[0].filters[0].cors.allowOrigins[2]: \"a.b\" is not an origin",
+            "spec.rules[0].filters[0].cors.allowOrigins[3]: \"https://*.a:0\" is not an origin",
+            "spec.rules[0].filters[0].cors.allowHeaders[0]: \"a b\" is not a name",
+            "spec.rules[0].filters[0].cors.maxAge: must be 1 second or more",
+        ],
+    );
+    accepted(&route(
+        "  - filters: [{type: CORS, cors: {allowOrigins: ['https://*.a.example:8443', 'http://*', 'http://[::1]:80', 'app://x'], allowMethods: ['*'], allowHeaders: ['*'], exposeHeaders: ['*']}}]\n",
+    ));
+    accepted(&route(
+        "  - filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: ''}}}]\n",
+    ));
+    assert_eq!(
+        warnings(&route(
+            "  - filters: [{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: FaultInjection, name: b}}]\n",
+        )),
+        [""; 0]
     );
     let warned = warnings(&route(
         "  - filters: [{type: ExtensionRef, extensionRef: {group: a.example, kind: Magic, name: b}}]\n",
