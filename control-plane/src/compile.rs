@@ -20,6 +20,7 @@ mod extension;
 mod external;
 mod fault;
 mod filter;
+mod gateway;
 mod grant;
 mod jwt;
 mod mesh;
@@ -74,11 +75,15 @@ impl Compiled {
             && a.policy == b.policy
             && a.addresses == b.addresses
             && a.external == b.external
+            && a.gateway == b.gateway
     }
 }
 
 /// Compiles `service` for callers in `client_namespace`. `None`: there is no such service.
 pub(crate) fn compile(world: World<'_>, service: &ServiceName, client_namespace: &str) -> Option<Compiled> {
+    if let Some(gateway) = world.model.gateway(service) {
+        return Some(gateway::compile(world, service, gateway));
+    }
     let facts = Facts::of(world, service)?;
     let policy = policy::Effective::of(world.model, service);
     let mut compiled = Compiled {
@@ -89,6 +94,7 @@ pub(crate) fn compile(world: World<'_>, service: &ServiceName, client_namespace:
             policy: Some(policy.backend_policy()),
             addresses: facts.addresses.iter().map(ToString::to_string).collect(),
             external: external::of(world.model, service, &facts.ports),
+            gateway: None,
         },
         backends: BTreeSet::new(),
         dependencies: BTreeSet::from([service.clone()]),

@@ -14,11 +14,14 @@ use outrigger_api::{ServiceName, v1};
 
 use crate::jwks::fetch::KeySets;
 use crate::resources::{
-    AccessPolicy, BackendTlsPolicy, Documents, HttpRoute, Kind, MeshConfig, RateLimitPolicy, Reach, Service,
-    ServicePolicy, TargetRef, XBackendTrafficPolicy,
+    AccessPolicy, BackendTlsPolicy, Documents, Gateway, HttpRoute, Kind, MeshConfig, RateLimitPolicy, Reach,
+    Service, ServicePolicy, TargetRef, XBackendTrafficPolicy,
 };
 
 pub(crate) use route::{Route, RouteKey, RouteKind};
+
+/// Begins the name of the service that a gateway is to its proxy.
+const GATEWAY_PREFIX: &str = "gateway--";
 
 /// Namespace and name of a document.
 type Key = (String, String);
@@ -113,6 +116,13 @@ impl Model {
         }
         if !change.addresses.is_empty() {
             self.addresses = index_addresses(&documents);
+        }
+        for (key, _, _) in changed(&old.gateways, &documents.gateways) {
+            change.services.extend(gateway_service(&key.0, &key.1));
+        }
+        if !changed(&old.reference_grants, &documents.reference_grants).is_empty() {
+            let gateways = documents.gateways.keys();
+            change.services.extend(gateways.filter_map(|(namespace, name)| gateway_service(namespace, name)));
         }
         self.take_routes(RouteKind::Grpc, &old.grpc_routes, &documents.grpc_routes, &mut change);
         self.take_routes(RouteKind::Http, &old.http_routes, &documents.http_routes, &mut change);
@@ -223,6 +233,13 @@ impl Model {
     /// The document that declares a service.
     pub(crate) fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.documents.services.get(name).map(Arc::as_ref)
+    }
+
+    /// The gateway that `service` stands for.
+    pub(crate) fn gateway(&self, service: &ServiceName) -> Option<&Gateway> {
+        let name = service.name().strip_prefix(GATEWAY_PREFIX)?;
+        let key = (service.namespace().to_owned(), name.to_owned());
+        self.documents.gateways.get(&key).map(Arc::as_ref)
     }
 
     /// The routes that name the service as a parent, by kind, namespace and name.
@@ -378,6 +395,16 @@ fn extensions(route: &HttpRoute) -> BTreeSet<(Kind, Key)> {
         found.extend(filters.filter_map(|to| find(&to.group, &to.kind, &to.name)));
     }
     found
+}
+
+/// The service that a gateway is to its proxy.
+fn gateway_service(namespace: &str, name: &str) -> Option<ServiceName> {
+    ServiceName::new(namespace, &format!("{GATEWAY_PREFIX}{name}")).ok()
+}
+
+/// Whether a parentRef means a Gateway, which it does where it says nothing.
+pub(crate) fn is_gateway(group: Option<&str>, kind: Option<&str>) -> bool {
+    matches!(group, None | Some("gateway.networking.k8s.io")) && matches!(kind, None | Some("Gateway"))
 }
 
 /// Whether a parentRef means a Service. Both fields must be written, for the defaults mean a Gateway.

@@ -55,6 +55,18 @@ pub struct ProxyArgs {
     #[arg(long, env = "OUTRIGGER_LISTEN", value_name = "IP:PORT=NAME.NAMESPACE:PORT", value_delimiter = ',')]
     pub listen: Vec<String>,
 
+    /// Serve the Gateway of this name, in the proxy's namespace, to callers outside the mesh
+    #[arg(long, env = "OUTRIGGER_GATEWAY", value_name = "NAME")]
+    pub gateway: Option<String>,
+
+    /// Where to take connections in from outside, and for which port of the Gateway's listeners, as IP:PORT=PORT
+    #[arg(long, env = "OUTRIGGER_GATEWAY_LISTEN", value_name = "IP:PORT=PORT", value_delimiter = ',')]
+    pub gateway_listen: Vec<String>,
+
+    /// Directory with the Gateway's certificates, as NAME/tls.crt and NAME/tls.key
+    #[arg(long, env = "OUTRIGGER_CERTIFICATES", value_name = "DIR")]
+    pub certificates: Option<String>,
+
     /// Where the control plane serves proxies [default: 127.0.0.1:4781]
     #[arg(long, env = "OUTRIGGER_CONTROL_PLANE", value_name = "HOST:PORT")]
     pub control_plane: Option<String>,
@@ -147,6 +159,9 @@ impl ProxyArgs {
             ("app", self.app.clone()),
             ("health", self.health.clone()),
             ("listen", self.listen.clone()),
+            ("gateway", one(&self.gateway)),
+            ("gateway-listen", self.gateway_listen.clone()),
+            ("certificates", one(&self.certificates)),
             ("control-plane", one(&self.control_plane)),
             ("join-token-file", one(&self.join_token_file)),
             ("state-dir", one(&self.state_dir)),

@@ -63,6 +63,8 @@ pub struct ProxyConfig {
     pub dns: Option<SocketAddr>,
     /// More certificate authorities that prove servers outside the mesh.
     pub outside_roots: Option<PathBuf>,
+    /// Holds the certificates that a gateway proves itself by.
+    pub certificates: Option<PathBuf>,
     /// `http://HOST:PORT` of a collector, unless the mesh names another.
     pub otlp_endpoint: Option<String>,
     /// Overrides the mesh's share of sampled traces, 0 to 1.
@@ -102,6 +104,8 @@ pub struct Listen {
     pub service: ServiceName,
     /// Which of its ports.
     pub port: u16,
+    /// What comes in comes from outside the mesh, and the service is a gateway.
+    pub gateway: bool,
 }
 
 /// Everything that is wrong with a configuration.
@@ -167,6 +171,7 @@ impl ProxyConfig {
             "drainTimeout": parse::duration_text(self.drain_timeout),
             "dns": self.dns,
             "outsideRoots": self.outside_roots,
+            "certificates": self.certificates,
             "otlpEndpoint": self.otlp_endpoint,
             "sampling": self.sampling,
             "accessLog": parse::access_log_name(&self.access_log),
@@ -209,12 +214,13 @@ fn read(settings: &mut Settings) -> ProxyConfig {
     if let Some(detect) = settings.one("detect-timeout", parse::duration) {
         limits.detect_timeout = detect;
     }
+    let listens = listens(settings, &namespace);
     ProxyConfig {
         service: service.and_then(|name| ServiceName::new(&namespace, &name).ok()),
         namespace,
         service_account,
         apps,
-        listens: settings.many("listen", parse::listen),
+        listens,
         control_plane: settings
             .one("control-plane", parse::host_and_port)
             .unwrap_or_else(|| "127.0.0.1:4781".to_owned()),
@@ -232,11 +238,28 @@ fn read(settings: &mut Settings) -> ProxyConfig {
         drain_timeout: settings.one("drain-timeout", parse::duration).unwrap_or(Duration::from_secs(30)),
         dns: settings.one("dns", parse::reachable_address),
         outside_roots: settings.one("outside-roots", parse::path),
+        certificates: settings.one("certificates", parse::path),
         otlp_endpoint: settings.one("otlp-endpoint", parse::otlp_endpoint),
         sampling: settings.one("sampling", parse::ratio),
         access_log: settings.one("access-log", parse::access_log).unwrap_or_default(),
         limits,
     }
+}
+
+/// The gateway's own first, so that each has its place among the workers' TLS configurations.
+fn listens(settings: &mut Settings, namespace: &str) -> Vec<Listen> {
+    let name = settings.one("gateway", parse::label);
+    let gateway = name.and_then(|name| ServiceName::new(namespace, &format!("gateway--{name}")).ok());
+    let places = settings.many("gateway-listen", parse::gateway_listen);
+    match (&gateway, places.is_empty()) {
+        (Some(_), true) => settings.problem("gateway-listen", "is required with --gateway: where to listen"),
+        (None, false) => settings.problem("gateway", "is required with --gateway-listen: the Gateway's name"),
+        _ => {}
+    }
+    let own = places.into_iter().filter_map(|(address, port)| {
+        Some(Listen { address, service: gateway.clone()?, port, gateway: true })
+    });
+    own.chain(settings.many("listen", parse::listen)).collect()
 }
 
 /// What no field can be wrong about alone.

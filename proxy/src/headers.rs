@@ -92,6 +92,30 @@ fn may_not_be_named(name: &HeaderName) -> bool {
         || [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::TE].contains(name)
 }
 
+/// How a request came in from outside the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+/// Says who called from outside and how, and forgets what the caller itself says of that.
+pub(crate) fn forwarded(headers: &mut HeaderMap, client: std::net::IpAddr, scheme: Scheme) {
+    strip_untrusted_request(headers);
+    for name in ["forwarded", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "x-envoy-external-address"]
+    {
+        headers.remove(name);
+    }
+    let client =
+        HeaderValue::try_from(client.to_canonical().to_string()).expect("an address is visible ASCII");
+    headers.insert("x-forwarded-for", client);
+    let scheme = match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
+}
+
 /// Removes from a request what only a proxy may say.
 pub(crate) fn strip_untrusted_request(headers: &mut HeaderMap) {
     for name in [CLIENT_CERT, ERROR, ATTEMPT, CALLER_PROTOCOL] {

@@ -48,7 +48,7 @@ use crate::trace::TraceContext;
 use crate::upgrade::{Offer, Stay};
 use crate::upstream::{Engagement, Upstream};
 use crate::worker::Worker;
-use crate::{destination, fault, headers, opaque, outside, path, rate_limit, upgrade};
+use crate::{destination, fault, gateway, headers, opaque, outside, path, rate_limit, upgrade};
 
 /// Serves a connection of the workload.
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -68,6 +68,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 /// Serves a connection on the local port that leads to one service (`--listen`).
 pub(crate) async fn serve_listen(worker: Rc<Worker>, accepted: Accepted, index: usize) {
     let target = &worker.config.listens[index];
+    if target.gateway {
+        return Box::pin(gateway::serve(worker, accepted, index)).await;
+    }
     let (service, port) = (target.service.clone(), target.port);
     Box::pin(serve_fixed(worker, accepted.peer, accepted.io.into(), service, port, false)).await;
 }
@@ -214,6 +217,9 @@ fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts, ther
     };
     if there.has(Notable::PROXY_ONLY.or(Notable::ERROR).or(Notable::UNDERSCORE)) {
         headers::strip_untrusted_request(&mut head.headers);
+    }
+    if let Some(scheme) = session.gateway {
+        headers::forwarded(&mut head.headers, session.client.ip(), scheme);
     }
     let id = head.headers.entry(headers::REQUEST_ID).or_insert_with(|| trace.trace_id.to_value());
     let mut exchange = Exchange::new(Side::Outbound, trace, Instant::now(), worker.clock.now());
@@ -421,6 +427,9 @@ fn connect(
     port: u16,
 ) -> Result<Response<Body>, Failure> {
     service.port(port).ok_or(Failure::NoRoute)?;
+    if session.gateway.is_some() {
+        return Err(Failure::BadRequest); // a gateway is no forward proxy
+    }
     let caller = Offer::take(&mut head.extensions).filter(|_| !session.tunnelled);
     let caller = caller.ok_or(Failure::BadRequest)?;
     if let Some(strict) = &session.strict {

@@ -25,6 +25,7 @@ use outrigger_api::{ServiceName, v1};
 
 pub use problem::{PolicyError, Problem};
 
+use crate::gateway::{GatewayListener, HostPattern};
 use crate::snapshot::{
     BackendPolicy, Egress, Endpoint, External, Inbound, InboundPort, MeshSettings, Protocol, ServicePort,
     TraceFormat,
@@ -46,6 +47,8 @@ pub struct ServiceParts {
     pub addresses: Vec<IpAddr>,
     /// Where it is, if not in the mesh.
     pub external: Option<Arc<External>>,
+    /// Where its proxy takes connections in, if it is a gateway.
+    pub listeners: Arc<[GatewayListener]>,
 }
 
 /// Reads a service.
@@ -78,6 +81,12 @@ pub fn service(raw: &v1::Service) -> Result<ServiceParts, PolicyError> {
     }
     let external = raw.external.as_ref();
     let external = external.and_then(|raw| external::external(raw, &path.field("external"), &mut problems));
+    let mut listeners = Vec::new();
+    for (index, raw) in raw.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
+        let path = path.field("gateway");
+        let path = path.field("listeners");
+        listeners.extend(listener(raw, &path.index(index), &mut problems));
+    }
     let version = raw.version;
     problems.result(name.zip(policy).map(|(name, policy)| ServiceParts {
         name,
@@ -86,7 +95,16 @@ pub fn service(raw: &v1::Service) -> Result<ServiceParts, PolicyError> {
         policy: Arc::new(policy),
         addresses,
         external: external.map(Arc::new),
+        listeners: listeners.into(),
     }))
+}
+
+fn listener(raw: &v1::GatewayListener, path: &Path<'_>, problems: &mut Problems) -> Option<GatewayListener> {
+    Some(GatewayListener {
+        port: port_number(raw.port, &path.field("port"), problems)?,
+        host: (!raw.hostname.is_empty()).then(|| HostPattern::new(&raw.hostname)),
+        certificate: (!raw.certificate.is_empty()).then(|| Arc::from(&*raw.certificate)),
+    })
 }
 
 /// Reads the endpoints that changed.

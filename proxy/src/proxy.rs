@@ -20,9 +20,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::access_log::{AccessLog, AccessLogEnd, AccessLogError};
 use crate::admin::Admin;
+use crate::certificates::Certificates;
 use crate::config::ProxyConfig;
 use crate::control::{self, ControlHandle, ControlInputs, WorkloadInputs};
 use crate::drain::{self, Drain, Drainer, Phase};
@@ -102,6 +104,10 @@ impl Proxy {
     pub async fn start(config: ProxyConfig) -> Result<Running, StartError> {
         raise_descriptor_limit();
         let config = Arc::new(config);
+        let certificates = Certificates::default();
+        if let Some(directory) = &config.certificates {
+            certificates.look(directory);
+        }
         let roots = Roots::new(config.outside_roots.as_deref())?;
         let count = config.workers.get();
         let (outbound, outbound_sockets) = listener::bind(config.outbound, count, "outbound")?;
@@ -148,6 +154,7 @@ impl Proxy {
                 drain: drain.clone(),
                 drain_requests: drain_requests.clone(),
             },
+            certificates: certificates.clone(),
             export,
             drainer,
             drain_requested,
@@ -172,6 +179,7 @@ impl Proxy {
                     clock: Arc::new(SystemClock),
                     drain: drain.clone(),
                     roots: roots.clone(),
+                    certificates: certificates.clone(),
                 },
                 log: log.clone(),
                 spans: spans.clone(),
@@ -245,6 +253,7 @@ struct Conductor {
     admin_address: SocketAddr,
     admin_socket: std::net::TcpListener,
     office: Office,
+    certificates: Certificates,
     export: SpanExport,
     drainer: Drainer,
     drain_requested: mpsc::Receiver<()>,
@@ -293,6 +302,9 @@ impl Conductor {
         let (endpoint, endpoints) = watch::channel(self.config.otlp_endpoint.clone());
         let spans_stop = CancellationToken::new();
         let exporting = tokio::spawn(self.export.run(endpoints, spans_stop.clone()));
+        let following = self.config.certificates.clone().map(|directory| {
+            AbortOnDropHandle::new(tokio::spawn(self.certificates.clone().follow(directory)))
+        });
         let serving_stop = CancellationToken::new();
         let serving = match TcpListener::from_std(self.admin_socket) {
             Ok(listener) => {
@@ -318,6 +330,7 @@ impl Conductor {
         }
         control.stop().await;
         serving_stop.cancel();
+        drop(following);
         if let Some(Err(error)) = OptionFuture::from(serving).await {
             tracing::error!(%error, "the admin server failed");
         }

@@ -11,10 +11,12 @@ mod mismatch;
 use std::borrow::Cow;
 
 use http::header::{COOKIE, HOST, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Method, request};
 use rand::{Rng, RngExt};
 use regex::{Regex, RegexBuilder};
 
+use crate::gateway::HostPattern;
 use crate::snapshot::{Backend, Rule};
 use index::PathIndex;
 
@@ -42,6 +44,8 @@ pub struct RouteMatch {
     pub query: Vec<QueryMatch>,
     /// `None`: any.
     pub method: Option<Method>,
+    /// The request is for one of these; none: for any.
+    pub hosts: Vec<HostPattern>,
 }
 
 /// A condition on the path in its normal form, case-sensitive and without the query.
@@ -251,6 +255,15 @@ impl RouteMatch {
             && self.path.holds(head.uri.path())
             && self.headers.iter().all(|header| header.holds(head))
             && self.query.iter().all(|query| query.holds(head.uri.query().unwrap_or("")))
+            && (self.hosts.is_empty() || self.is_for_host(head))
+    }
+
+    fn is_for_host(&self, head: &request::Parts) -> bool {
+        // Both have been read as an authority before: the host ends where the port begins.
+        let named = head.headers.get(HOST).and_then(|value| value.to_str().ok());
+        let Some(text) = head.uri.authority().map(Authority::as_str).or(named) else { return false };
+        let host = text.split_once(':').map_or(text, |(host, _)| host);
+        self.hosts.iter().any(|pattern| pattern.covers(host))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::body::Body;
 use crate::drain::Phase;
 use crate::failure::{Failure, Side};
 use crate::flood::Flood;
+use crate::headers::Scheme;
 use crate::http2::server;
 use crate::incoming::Incoming;
 use crate::metrics::{Limit, Wire};
@@ -49,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) strict: Option<StrictHandle>,
     /// The stream is itself inside a tunnel; another one inside it is refused.
     pub(crate) tunnelled: bool,
+    /// It came in from outside the mesh, so.
+    pub(crate) gateway: Option<Scheme>,
     /// Answers of HTTP/1 that have begun and not ended: nothing else may be written meanwhile.
     pub(crate) answering: Answering,
 }
@@ -100,6 +103,7 @@ impl Session {
             destination,
             strict: None,
             tunnelled: false,
+            gateway: None,
             answering: Answering::default(),
         }
     }

@@ -24,6 +24,7 @@ use crate::budget::{DEFAULT_INTERVAL, DEFAULT_WINDOW};
 use crate::concurrency::ConcurrencyPolicy;
 use crate::fallback::Fallback;
 use crate::filter::Filter;
+use crate::gateway::GatewayListener;
 use crate::hash::FastMap;
 use crate::hash_key::HashPolicy;
 use crate::hedge::HedgePolicy;
@@ -161,6 +162,8 @@ pub struct Service {
     pub endpoints: Arc<Endpoints>,
     /// Where it is, if not in the mesh.
     pub external: Option<Arc<External>>,
+    /// Where its proxy takes connections in, if it is a gateway.
+    pub listeners: Arc<[GatewayListener]>,
     /// When it was last called, in seconds since the proxy started; shared by all versions of the service.
     pub last_used: Arc<AtomicU64>,
 }

@@ -13,12 +13,14 @@ use std::time::Duration;
 use outrigger_api::ServiceName;
 use outrigger_certs::Clock;
 use rand::rngs::SmallRng;
+use rustls::ServerConfig;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 
 use crate::application::Application;
 use crate::bulkhead::Bulkhead;
+use crate::certificates::Certificates;
 use crate::config::ProxyConfig;
 use crate::directory::Directory;
 use crate::drain::{Drain, Phase};
@@ -36,7 +38,7 @@ use crate::replay::Room;
 use crate::revocation::Revocations;
 use crate::snapshot::{Service, Snapshots};
 use crate::upstream::Upstream;
-use crate::{inbound, mirror, outbound};
+use crate::{gateway, inbound, mirror, outbound};
 
 /// How often unused connections and services are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -63,6 +65,8 @@ pub(crate) struct Worker {
     pub(crate) revocations: Rc<Revocations>,
     /// Tokens that were good a moment ago.
     pub(crate) tokens: RefCell<Memory>,
+    /// In the order of [`ProxyConfig::listens`]; of use where these are a gateway's.
+    pub(crate) gateway_tls: Vec<Arc<ServerConfig>>,
     upstreams: RefCell<FastMap<ServiceName, Rc<Upstream>>>,
     connections: Rc<Cell<usize>>,
     /// Connections and tunnels under way.
@@ -88,18 +92,24 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     /// That servers outside the mesh are proved by.
     pub(crate) roots: Roots,
+    /// That a gateway proves itself by.
+    pub(crate) certificates: Certificates,
 }
 
 impl Worker {
     /// A worker that has not served yet.
     pub(crate) fn new(shared: Shared, recorder: Recorder, rng: SmallRng, now: Instant) -> Rc<Self> {
-        let Shared { config, snapshots, directory, identities, clock, drain, roots } = shared;
+        let Shared { config, snapshots, directory, identities, clock, drain, roots, certificates } = shared;
         let applications = config
             .apps
             .iter()
             .map(|app| (app.port, Application::new(app, &config, recorder.metrics.clone())))
             .collect();
+        let gateway_tls = config.listens.iter().filter(|listen| listen.gateway).map(|listen| {
+            gateway::tls(snapshots.clone(), certificates.clone(), listen.service.clone(), listen.port)
+        });
         Rc::new(Self {
+            gateway_tls: gateway_tls.collect(),
             room: Room::new(config.limits.buffered_bytes / config.workers.get()),
             mirrors: Bulkhead::new(mirror::MOST),
             delayed: Delayed::default(),

@@ -11,6 +11,7 @@ mod examples;
 mod explain;
 mod faults;
 mod filters;
+mod gateway;
 mod gateway_api;
 mod grpc;
 mod hedging;

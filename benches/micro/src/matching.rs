@@ -19,6 +19,7 @@ pub(crate) fn last_of(rules: usize) -> Work {
         headers: Vec::new(),
         query: Vec::new(),
         method: None,
+        hosts: Vec::new(),
     });
     let table = RouteTable::new(matches.collect(), (0..rules).map(rule).collect());
     let uri = format!("{}/items?page=2", path(rules - 1));

@@ -370,6 +370,7 @@ impl MissedRule {
         head: &request::Parts,
     ) -> Option<Self> {
         let because = mismatches.iter().map(|mismatch| match mismatch {
+            Mismatch::Host => "the host is another".to_owned(),
             Mismatch::Method => format!("the method is {}", head.method),
             Mismatch::Path => format!("the path is {}", head.uri.path()),
             Mismatch::Header(index) => raw.headers.get(*index).map_or_else(String::new, |wanted| {

@@ -129,6 +129,7 @@ pub(super) fn route_match(written: &HttpRouteRulesMatches) -> Result<v1::RouteMa
         headers: headers(written)?,
         query: query(written)?,
         method: written.method.as_ref().map(method).unwrap_or_default(),
+        hostnames: Vec::new(),
     })
 }
 

@@ -1184,3 +1184,82 @@ fn everything_outside_may_be_called_unless_the_mesh_says_otherwise() {
     let egress = mesh_settings(&listed).egress.unwrap();
     assert_eq!((egress.listed_only, egress.cidrs), (true, vec!["10.0.0.0/8".into(), "192.0.2.1/32".into()]));
 }
+
+// ---- at a gateway ----
+
+const EDGE: &str = "
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  gatewayClassName: outrigger
+  listeners:
+    - {name: web, port: 80, protocol: HTTP}
+    - {name: secure, port: 443, protocol: HTTPS, hostname: '*.example.com', tls: {certificateRefs: [{name: wild}]}}
+---
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {ports: [{port: 80}]}
+";
+
+fn at_edge(namespace: &str, name: &str, more: &str) -> String {
+    format!(
+        "---
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{parentRefs: [{{name: edge, namespace: shop}}], {more}rules: [{{backendRefs: [{{name: pay, namespace: shop, port: 80}}]}}]}}
+"
+    )
+}
+
+/// The routes of a gateway's port with their hosts, in the order in which they are tried.
+fn hosts_at(fixture: &Fixture, port: u32) -> Vec<(String, String)> {
+    let port = fixture.port("gateway--edge.shop", "shop", port);
+    let matches = port.matches.iter();
+    matches.map(|found| (port.rules[found.rule as usize].route.clone(), found.hostnames.concat())).collect()
+}
+
+#[test]
+fn a_gateways_listeners_take_the_routes_whose_hosts_overlap_with_theirs() {
+    let routes = [
+        at_edge("shop", "any", ""),
+        at_edge("shop", "exact", "hostnames: [a.example.com, www.example.org], "),
+        at_edge("bank", "foreign", ""),
+    ];
+    let fixture = Fixture::new(&format!("{EDGE}{}", routes.concat()));
+    let pair = |route: &str, host: &str| (route.to_owned(), host.to_owned());
+    assert_eq!(
+        hosts_at(&fixture, 80),
+        [pair("shop/exact", "www.example.org"), pair("shop/exact", "a.example.com"), pair("shop/any", "")]
+    );
+    assert_eq!(
+        hosts_at(&fixture, 443),
+        [pair("shop/exact", "a.example.com"), pair("shop/any", "*.example.com")]
+    );
+    let message = fixture.compile("gateway--edge.shop", "shop").message;
+    let listeners = message.gateway.unwrap().listeners;
+    let shown: Vec<_> = listeners.iter().map(|it| (it.port, &*it.hostname, &*it.certificate)).collect();
+    assert_eq!(shown, [(80, "", ""), (443, "*.example.com", "wild")]);
+}
+
+#[test]
+fn a_gateways_route_reaches_other_namespaces_only_where_these_grant_it() {
+    let open = EDGE.replace("protocol: HTTP}", "protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}");
+    let documents = format!("{open}{}", at_edge("bank", "foreign", ""));
+    let leads_to = |yaml: &str| {
+        let port = Fixture::new(yaml).port("gateway--edge.shop", "shop", 80);
+        target(&port.rules[0].backends[0])
+    };
+    assert!(leads_to(&documents).starts_with("RefNotPermitted"));
+    let grant = |to: &str| {
+        format!(
+            "{documents}---
+kind: ReferenceGrant
+metadata: {{name: g, namespace: shop}}
+spec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: bank}}], to: [{{group: '', kind: Service{to}}}]}}
+"
+        )
+    };
+    assert_eq!(leads_to(&grant("")), "pay.shop:80");
+    assert_eq!(leads_to(&grant(", name: pay")), "pay.shop:80");
+    assert!(leads_to(&grant(", name: other")).starts_with("RefNotPermitted"));
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outrigger_api::ServiceName;
 
-use super::is_service;
+use super::{gateway_service, is_gateway, is_service};
 use crate::resources::grpcroutes::GrpcRouteRulesMatchesMethod;
 use crate::resources::{GrpcRoute, HttpRoute, Kind, TcpRoute, as_http};
 
@@ -84,16 +84,21 @@ impl Route {
         self.http.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// The services that it names as parents. The group of Service is written `""`; the Gateway API's own
+    /// The services that it names as parents, gateways among them. The group of Service is written `""`; the Gateway API's own
     /// documentation also shows `core`.
     pub(super) fn parents(&self) -> impl Iterator<Item = ServiceName> {
         let parents = self.http.spec.parent_refs.iter().flatten();
-        parents.filter(|parent| is_service(parent.group.as_deref(), parent.kind.as_deref())).filter_map(
-            |parent| {
-                let namespace = parent.namespace.as_deref().unwrap_or(self.namespace());
+        parents.filter_map(|parent| {
+            let namespace = parent.namespace.as_deref().unwrap_or(self.namespace());
+            let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
+            if is_service(group, kind) {
                 ServiceName::new(namespace, &parent.name).ok()
-            },
-        )
+            } else if is_gateway(group, kind) {
+                gateway_service(namespace, &parent.name)
+            } else {
+                None
+            }
+        })
     }
 
     /// Whether it leads to a service in another namespace than its own, this one.

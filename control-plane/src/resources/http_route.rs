@@ -174,13 +174,6 @@ fn check_parents(route: &HttpRoute, path: &FieldPath, problems: &mut Problems) {
             );
         }
     }
-    let in_mesh = |parent: &HttpRouteParentRefs| parent.kind.as_deref() == Some("Service");
-    if !parents.is_empty() && !parents.iter().any(in_mesh) {
-        problems.warning(
-            path,
-            "names no Service, so the route has no effect in the mesh; write group: \"\" and kind: Service",
-        );
-    }
 }
 
 /// Whether two references to one object overlap: neither a section nor a port tells them apart.

@@ -61,6 +61,7 @@ impl Bench {
             policy: Arc::clone(&policy),
             endpoints,
             external: None,
+            listeners: Arc::default(),
             last_used: Arc::default(),
         };
         Self { cluster: Cluster::new(&service, now), policy, now, rng: StdRng::seed_from_u64(2) }

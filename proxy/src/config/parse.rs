@@ -161,7 +161,14 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
     let address = socket_address(left).map_err(|_| form())?;
     let (name, number) = right.rsplit_once(':').ok_or_else(form)?;
     let service = name.parse::<ServiceName>().map_err(|error| format!("names no service: {error}"))?;
-    Ok(Listen { address, service, port: port(number)? })
+    Ok(Listen { address, service, port: port(number)?, gateway: false })
+}
+
+/// `IP:PORT=PORT`.
+pub(super) fn gateway_listen(text: &str) -> Result<(SocketAddr, u16), String> {
+    let form = || "is not IP:PORT=PORT of a listener, for example 0.0.0.0:8443=443".to_owned();
+    let (left, right) = text.split_once('=').ok_or_else(form)?;
+    Ok((socket_address(left).map_err(|_| form())?, port(right)?))
 }
 
 pub(super) fn workers(text: &str) -> Result<NonZeroUsize, String> {

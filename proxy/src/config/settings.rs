@@ -10,15 +10,18 @@ use super::limits::LIMIT_FIELDS;
 use crate::args::ProxyArgs;
 
 /// Fields of the file of `--config` beside `limits`.
-pub(super) const FIELDS: [&str; 23] = [
+pub(super) const FIELDS: [&str; 26] = [
     "access-log",
     "admin",
     "advertise",
     "app",
+    "certificates",
     "control-plane",
     "detect-timeout",
     "dns",
     "drain-timeout",
+    "gateway",
+    "gateway-listen",
     "health",
     "inbound",
     "join-token-file",

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use outrigger_api::v1::backend::Target;
 use outrigger_api::{ServiceName, v1};
 
+use crate::gateway::GatewayListener;
 use crate::policy::{self, PolicyError};
 use crate::snapshot::{BackendPolicy, External, ExternalPort, Protocol, ServicePort};
 
@@ -22,6 +23,7 @@ pub(super) struct Compiled {
     pub(super) policy: Arc<BackendPolicy>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) external: Option<Arc<External>>,
+    pub(super) listeners: Arc<[GatewayListener]>,
     /// The services that its rules lead to, each once.
     pub(super) backends: Vec<ServiceName>,
 }
@@ -43,8 +45,8 @@ impl Compiled {
             }
         }
         let backends = backends(&raw);
-        let (addresses, external) = (parts.addresses, parts.external);
-        Ok(Self { raw, ports, policy, addresses, external, backends })
+        let (addresses, external, listeners) = (parts.addresses, parts.external, parts.listeners);
+        Ok(Self { raw, ports, policy, addresses, external, listeners, backends })
     }
 
     /// A service for a host that no document lists, with the defaults for everything. `None`: it is no host.
@@ -61,6 +63,7 @@ impl Compiled {
             policy: Arc::default(),
             addresses: Vec::new(),
             external: Some(Arc::new(External { host, ports, listed: false })),
+            listeners: Arc::default(),
             backends: Vec::new(),
         })
     }

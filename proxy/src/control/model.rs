@@ -153,6 +153,7 @@ impl Entry {
             policy: compiled.policy.clone(),
             endpoints,
             external: compiled.external.clone(),
+            listeners: compiled.listeners.clone(),
             last_used: self.last_used.clone(),
         };
         self.shown = Some((compiled, Arc::new(service)));

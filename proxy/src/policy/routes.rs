@@ -10,6 +10,7 @@ use super::limits::limits;
 use super::problem::{Path, Problems};
 use super::{filters, hedging, port_number, protocol, service_name, session};
 use crate::filter::{Filter, HeaderModifier};
+use crate::gateway::HostPattern;
 use crate::policy::backend::{optional, retry};
 use crate::policy::fallback::fallback;
 use crate::route::{HeaderMatch, PathMatch, Pattern, Prefix, QueryMatch, RouteMatch, RouteTable, ValueMatch};
@@ -65,7 +66,15 @@ pub(super) fn route_match(
         "" => None,
         text => problems.ok(Method::from_bytes(text.as_bytes()), &path.field("method")),
     };
-    Some(RouteMatch { rule: usize::try_from(raw.rule).ok()?, path: condition?, headers, query, method })
+    let hosts = raw.hostnames.iter().map(|text| HostPattern::new(text)).collect();
+    Some(RouteMatch {
+        rule: usize::try_from(raw.rule).ok()?,
+        path: condition?,
+        headers,
+        query,
+        method,
+        hosts,
+    })
 }
 
 /// Reads a condition on one field.

@@ -76,6 +76,7 @@ fn routed_port() -> v1::ServicePort {
             headers: vec![v1::ValueMatch { name: "X-Version".to_owned(), kind: exact("2") }],
             query: vec![v1::ValueMatch { name: "q".to_owned(), kind: exact("1") }],
             method: "GET".to_owned(),
+            hostnames: Vec::new(),
         }],
         rules: vec![v1::Rule {
             route: "shop/canary".to_owned(),

@@ -78,6 +78,7 @@ fn a_limit_holds_for_what_it_matches() {
         headers: Vec::new(),
         query: Vec::new(),
         method: None,
+        hosts: Vec::new(),
     };
     let limits = RateLimits(vec![RateLimit { matches: vec![api], ..limit("api", 1, vec![]) }]);
     let outcomes = ["/api/a", "/api/b", "/other", "/other"];

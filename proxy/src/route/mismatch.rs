@@ -15,6 +15,8 @@ pub enum Mismatch {
     Header(usize),
     /// The query parameter with this index.
     Query(usize),
+    /// The host, at a gateway.
+    Host,
 }
 
 impl RouteMatch {
@@ -30,6 +32,7 @@ impl RouteMatch {
         found.extend(headers.map(|(index, _)| Mismatch::Header(index)));
         let parameters = self.query.iter().enumerate().filter(|(_, parameter)| !parameter.holds(query));
         found.extend(parameters.map(|(index, _)| Mismatch::Query(index)));
+        found.extend((!self.hosts.is_empty() && !self.is_for_host(head)).then_some(Mismatch::Host));
         found
     }
 }

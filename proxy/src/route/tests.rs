@@ -32,6 +32,7 @@ fn any_path(rule: usize) -> RouteMatch {
         headers: Vec::new(),
         query: Vec::new(),
         method: None,
+        hosts: Vec::new(),
     }
 }
 
@@ -244,5 +245,23 @@ proptest! {
             ..any_path(0)
         };
         holds(&condition, Request::builder().uri(uri));
+    }
+}
+
+#[test]
+fn a_match_for_hosts_holds_for_these_however_the_request_names_them() {
+    let condition =
+        RouteMatch { hosts: ["a.example.com", "*.example.org"].map(HostPattern::new).into(), ..any_path(0) };
+    let request = |uri: &str, host: &str| Request::builder().uri(uri).header("host", host);
+    for (uri, host, expected) in [
+        ("/", "a.example.com", true),
+        ("/", "A.EXAMPLE.com:8080", true),
+        ("/", "b.example.com", false),
+        ("/", "x.example.org", true),
+        ("/", "example.org", false),
+        ("http://a.example.com/", "b.example.com", true),
+        ("/", "[::1]:80", false),
+    ] {
+        assert_eq!(holds(&condition, request(uri, host)), expected, "{uri} {host}");
     }
 }

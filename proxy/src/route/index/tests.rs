@@ -9,7 +9,7 @@ fn head(method: &str, path: &str, header: &str) -> request::Parts {
 }
 
 fn with_path(path: PathMatch) -> RouteMatch {
-    RouteMatch { rule: 0, path, headers: Vec::new(), query: Vec::new(), method: None }
+    RouteMatch { rule: 0, path, headers: Vec::new(), query: Vec::new(), method: None, hosts: Vec::new() }
 }
 
 fn prefixes(count: usize) -> Vec<RouteMatch> {
