@@ -5,7 +5,7 @@ use http::StatusCode;
 use outrigger_tests::app::http::echo;
 use outrigger_tests::{Answer, Client, Mesh, eventually};
 
-use crate::documents::limits;
+use crate::documents::{limits, route};
 
 /// Sends so many, one after the other.
 async fn get_many(client: &Client, url: &str, count: usize) -> Vec<Answer> {
@@ -115,4 +115,24 @@ async fn another_change_of_policy_fills_no_budget_anew() {
     })
     .await;
     assert_eq!(admitted(&get_many(&web, "http://api/kept", 3).await), 1);
+}
+
+#[tokio::test]
+async fn a_rule_that_names_a_policy_is_limited_by_the_callers_proxy() {
+    let policy = "apiVersion: outrigger.dev/v1alpha1\nkind: RateLimitPolicy\n\
+                  metadata: {name: rule, namespace: shop}\nspec: {limits: [{name: a, requests: 3, per: 1h}]}\n---\n";
+    let filter =
+        "{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: RateLimitPolicy, name: rule}}";
+    let rules = format!(
+        "- matches: [{{path: {{type: PathPrefix, value: /limited}}}}]\n  filters: [{filter}]\n  \
+         backendRefs: [{{name: api, port: 80}}]\n- backendRefs: [{{name: api, port: 80}}]"
+    );
+    let documents = format!("{policy}{}", route("r", "api", &rules));
+    let mesh = Mesh::builder().policy(&documents).service("api", echo()).client("web").start().await;
+    let web = mesh.client("web");
+    let answers = get_many(&web, "http://api/limited", 5).await;
+    assert_eq!(admitted(&answers), 3);
+    answers[4].assert_failure(429, "rate-limited", "outbound");
+    assert_eq!(mesh.attempts("api"), 3, "nothing was sent");
+    assert_eq!(admitted(&get_many(&web, "http://api/free", 5).await), 5);
 }

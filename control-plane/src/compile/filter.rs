@@ -66,6 +66,8 @@ pub(super) enum Scope {
 /// The filters of one place, compiled.
 #[derive(Debug, Default)]
 pub(super) struct Filters<'a> {
+    /// How often the rule may be used.
+    pub(super) rate_limits: Vec<&'a RateLimitPolicy>,
     /// In the order in which they are written.
     pub(super) messages: Vec<v1::Filter>,
     /// The policy that holds for the rule.
@@ -252,9 +254,12 @@ impl<'a> Filters<'a> {
                 Ok(None)
             }
             Extension::FaultInjection(document) => Ok(Some(Kind::Fault(fault(document)?))),
-            Extension::RateLimitPolicy(RateLimitPolicy { metadata, .. }) => {
-                let name = metadata.name.as_deref().unwrap_or_default();
-                Err(format!("{name:?} is of a kind that a rule cannot refer to yet").into())
+            Extension::RateLimitPolicy(_) if place.scope == Scope::Backend => {
+                Err("a backend cannot refer to a RateLimitPolicy".to_owned().into())
+            }
+            Extension::RateLimitPolicy(document) => {
+                self.rate_limits.push(document);
+                Ok(None)
             }
         }
     }

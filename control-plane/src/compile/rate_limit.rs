@@ -23,6 +23,17 @@ pub(super) fn of_service(model: &Model, service: &ServiceName) -> Vec<v1::RateLi
     limits.take(MOST_LIMITS).collect()
 }
 
+/// The limits that a rule's filters name; `rule` tells the rule from all others.
+pub(super) fn of_rule(policies: &[&RateLimitPolicy], rule: &str) -> Vec<v1::RateLimit> {
+    let place = format!("rule {rule}");
+    let limits = policies.iter().flat_map(|policy| {
+        let (namespace, name) = (&policy.metadata.namespace, &policy.metadata.name);
+        let [namespace, name] = [namespace, name].map(|text| text.as_deref().unwrap_or_default());
+        limits(&format!("{namespace}/{name}"), policy, &place)
+    });
+    limits.take(MOST_LIMITS).collect()
+}
+
 /// The limits of a policy that are enforced at `place`, which is what their budgets are for.
 fn limits(policy: &str, document: &RateLimitPolicy, place: &str) -> Vec<v1::RateLimit> {
     let headers = document.spec.headers.unwrap_or(false);

@@ -101,6 +101,8 @@ impl CompiledRoute {
             );
             backends.push(resolved.message);
         }
+        let rate_limits =
+            super::rate_limit::of_rule(&filters.rate_limits, &format!("{}/{name}", attached.id()));
         self.rules.push(v1::Rule {
             session: match &rule.session_persistence {
                 Some(written) => Some(session::of_rule(written, &attached.route.metadata, &name)),
@@ -113,7 +115,7 @@ impl CompiledRoute {
             attempt_timeout: timing.attempt.map(proto),
             retry: timing.retry,
             backends,
-            rate_limits: Vec::new(),
+            rate_limits,
             fallback,
             hedging: hedging.and_then(policy::hedging),
         });

@@ -1080,6 +1080,21 @@ fn all_rate_limits_that_name_a_service_hold_on_each_of_its_ports() {
 }
 
 #[test]
+fn a_rule_that_names_a_rate_limit_policy_has_its_limits() {
+    let filter = "{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: RateLimitPolicy, name: b}}";
+    let rules = format!("[{{name: charges, filters: [{filter}], {TO_PAY}}}]");
+    let fixture = Fixture::new(&format!("{PAY}{LIMITS}{}", route("shop", "r", "", &rules)));
+    let rule = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+    let [limit] = rule.rate_limits.as_slice() else { panic!("{rule:?}") };
+    assert_eq!(limit.id, "shop/b/all of rule shop/r/charges");
+    assert!(limit.of_mesh && rule.filters.is_empty());
+    let rules = format!("[{{filters: [{}], {TO_PAY}}}]", filter.replace("name: b", "name: absent"));
+    let fixture = Fixture::new(&format!("{PAY}{LIMITS}{}", route("shop", "r", "", &rules)));
+    let rule = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+    assert!(matches!(rule.filters[0].kind, Some(v1::filter::Kind::Unresolved(_))), "{rule:?}");
+}
+
+#[test]
 fn a_rate_limit_concerns_the_services_that_it_names() {
     let mut model = Model::default();
     model.replace(Arc::new(documents(PAY)));
