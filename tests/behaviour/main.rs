@@ -24,6 +24,7 @@ mod persistence;
 mod policy_push;
 mod protocols;
 mod rate_limits;
+mod rate_limits_mesh;
 mod redirect;
 mod retries;
 mod rotation;
