@@ -145,19 +145,26 @@ impl ProxyConfig {
                 "health": parse::check_name(&app.health),
             })
         });
-        let listens = self.listens.iter().map(|listen| {
-            serde_json::json!({
-                "address": listen.address,
-                "service": listen.service.to_string(),
-                "port": listen.port,
-            })
-        });
+        let listens = |gateway: bool| -> Vec<serde_json::Value> {
+            let listens = self.listens.iter().filter(|listen| listen.gateway == gateway);
+            let describe = |listen: &Listen| {
+                serde_json::json!({
+                    "address": listen.address,
+                    "service": listen.service.to_string(),
+                    "port": listen.port,
+                })
+            };
+            listens.map(describe).collect()
+        };
+        let gateway = self.listens.iter().find(|listen| listen.gateway).map(|listen| listen.service.name());
         serde_json::json!({
             "namespace": self.namespace,
             "service": self.service.as_ref().map(|service| service.name()),
             "serviceAccount": self.service_account,
             "app": apps.collect::<Vec<_>>(),
-            "listen": listens.collect::<Vec<_>>(),
+            "listen": listens(false),
+            "gateway": gateway.map(|name| name.strip_prefix(GATEWAY_PREFIX).unwrap_or(name)),
+            "gatewayListen": listens(true),
             "controlPlane": self.control_plane,
             "joinTokenFile": self.join_token_file,
             "stateDir": self.state_dir,
@@ -246,10 +253,13 @@ fn read(settings: &mut Settings) -> ProxyConfig {
     }
 }
 
+/// To the control plane a gateway is a service with this before its name.
+const GATEWAY_PREFIX: &str = "gateway--";
+
 /// The gateway's own first, so that each has its place among the workers' TLS configurations.
 fn listens(settings: &mut Settings, namespace: &str) -> Vec<Listen> {
     let name = settings.one("gateway", parse::label);
-    let gateway = name.and_then(|name| ServiceName::new(namespace, &format!("gateway--{name}")).ok());
+    let gateway = name.and_then(|name| ServiceName::new(namespace, &format!("{GATEWAY_PREFIX}{name}")).ok());
     let places = settings.many("gateway-listen", parse::gateway_listen);
     match (&gateway, places.is_empty()) {
         (Some(_), true) => settings.problem("gateway-listen", "is required with --gateway: where to listen"),
