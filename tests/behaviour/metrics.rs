@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outrigger_tests::app::http::{Reply, deciding, empty, full};
+use outrigger_tests::dns::Dns;
 use outrigger_tests::{Mesh, eventually, request};
 use tokio::time::Instant;
 
@@ -155,7 +156,10 @@ async fn retries_are_counted_with_their_reason() {
 
 #[tokio::test]
 async fn labels_stay_bounded_under_ten_thousand_paths_and_hosts() {
-    let mesh = mesh().await;
+    let dns = Dns::start().await; // says at once that there is no such host
+    let answers = || deciding(|_| Reply::status(200));
+    let mesh = Mesh::builder().service("api", answers()).client("web");
+    let mesh = mesh.args(&["--dns", &dns.address.to_string()]).start().await;
     let web = mesh.client("web").http2();
     web.get("http://api/warm").await;
     web.get("http://nobody-0/").await;
