@@ -1,8 +1,8 @@
 //! What a proxy is told of a service, and which field of which document each value came from.
 //!
 //! The message is the one that `compile` makes and `push` sends, byte for byte: whoever reads it with the proxy's own
-//! code decides as the proxy does. Where a value came from is found beside it and cannot change it: [`settings`] has
-//! a line for each setting, which says where it may be written and where it is found in the message; [`layers`] are
+//! code decides as the proxy does. Where a value came from is found beside it and cannot change it: `settings` has
+//! a line for each setting, which says where it may be written and where it is found in the message; `layers` are
 //! the documents that may say something, the first that does wins, as in `compile`. What none of them says is the
 //! default.
 

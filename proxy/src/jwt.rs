@@ -3,7 +3,7 @@
 //! A token (RFC 7519, signed by RFC 7515) is good if its issuer is one that the port takes, a key of that issuer and of the
 //! id that the token names has signed it, by an algorithm that the *key* is for, its audience is meant, and it is in its
 //! time. Nothing about it is believed before: no `none`, no shared secret, no key out of the token itself. A signature
-//! costs some 50 us to check, so that good tokens are remembered for as long as they are good ([`memory`]).
+//! costs some 50 us to check, so that good tokens are remembered for as long as they are good (`memory`).
 
 mod claims;
 pub mod key;

@@ -38,7 +38,7 @@ pub(crate) struct ExplainArgs {
     /// Where the caller's connection comes from, for access rules about networks.
     #[arg(long, env = "OUTRIGGER_FROM_ADDRESS", value_name = "IP", default_value = "127.0.0.1")]
     address: IpAddr,
-    /// The service that is called: NAME[.NAMESPACE][:PORT], port 80 where none is named.
+    /// The service that is called, as NAME, NAME.NAMESPACE or NAME.NAMESPACE:PORT; port 80 where none is named.
     #[arg(value_name = "SERVICE")]
     service: String,
     /// The request: method and path. Without it, all settings of the service are shown.
