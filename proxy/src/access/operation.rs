@@ -119,10 +119,19 @@ impl FieldCondition {
     }
 }
 
-/// The path without what follows a semicolon in each of its segments (RFC 3986 section 3.3).
+/// The path without what follows a semicolon in each of its segments (RFC 3986 section 3.3). A segment that is nothing
+/// but a parameter goes entirely: those who drop parameters merge the slashes on both sides of it.
 fn without_parameters(path: &str) -> String {
     let bare = path.split('/').map(|segment| segment.split_once(';').map_or(segment, |(name, _)| name));
-    bare.collect::<Vec<_>>().join("/")
+    let mut text = String::with_capacity(path.len());
+    for segment in bare.filter(|segment| !segment.is_empty()) {
+        text.push('/');
+        text.push_str(segment);
+    }
+    if text.is_empty() || path.ends_with('/') {
+        text.push('/');
+    }
+    text
 }
 
 /// Whether `name` is `meant`, but for underscores.

@@ -215,10 +215,14 @@ fn rules_look_at_method_host_and_path() {
         assert_eq!(Asked::by(WEB).method(method).path(path).of(&access), expected, "{shown} {method} {path}");
     }
     let admin = || Operation { paths: vec![prefix("/admin")], ..Operation::default() };
-    let parameters = Asked::by(WEB).path("/admin;x=1/users");
-    assert!(
-        !parameters.of(&only(Effect::Deny, to(admin()))) && !parameters.of(&only(Effect::Allow, to(admin())))
-    );
+    for path in ["/admin;x=1/users", "/;x/admin", "/;a)../admin/", "/;/;/admin;"] {
+        let parameters = Asked::by(WEB).path(path);
+        assert!(!parameters.of(&only(Effect::Deny, to(admin()))), "{path}");
+        assert!(!parameters.of(&only(Effect::Allow, to(admin()))), "{path}");
+    }
+    for path in ["/;x", "/a;x/", "/a/;admin"] {
+        assert!(Asked::by(WEB).path(path).of(&only(Effect::Deny, to(admin()))), "{path}");
+    }
     let access = only(Effect::Deny, to(Operation { methods: vec![Method::DELETE], ..Operation::default() }));
     assert!(!Asked::by(WEB).method("delete").of(&access), "to deny, the case of a method counts for nothing");
 }

@@ -65,12 +65,15 @@ fn is_admin_path(path: &[u8]) -> bool {
     let plain = decoded(path);
     for segment in plain.split(|byte| b"/\\".contains(byte)) {
         match segment.split(|byte| *byte == b';').next().unwrap_or_default() {
-            b"" | b"." => {}
+            b"" if segment.is_empty() => {}
+            b"." => {}
             b".." => drop(segments.pop()),
+            // Also one that is nothing but a parameter: the proxy has resolved what leads out of it (RFC 3986 section
+            // 5.2.4) before anybody can take it for nothing.
             name => segments.push(name),
         }
     }
-    segments.first() == Some(&b"admin".as_slice())
+    segments.into_iter().find(|name| !name.is_empty()) == Some(b"admin")
 }
 
 fn decoded(path: &[u8]) -> Vec<u8> {
