@@ -6,8 +6,8 @@
 //! immutable [`Documents`].
 //!
 //! Without an API server this module does what the schemas and admission rules of the CRDs do in a cluster. To
-//! add a kind: a variant in [`Kind`] and [`Resource`], a row in the table of `kind.rs`, an `impl Document` beside
-//! the type, and a map in [`Documents`].
+//! add a kind: a variant in [`Kind`] and [`Resource`], a row in the table of `kind.rs`, an `impl Admission`
+//! beside the type, and a map in [`Documents`].
 
 mod access_policy;
 pub(crate) mod as_http;
@@ -95,7 +95,7 @@ pub(crate) use schema::of as schema_of;
 /// The namespace of a document that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// Makes [`Resource`] of one line a kind.
+/// Makes [`Resource`] of one line a kind, and each kind's type a [`Document`].
 macro_rules! resources {
     ($($(#[doc = $doc:literal])+ $kind:ident($document:ident),)+) => {
         /// A document of one of the known kinds: shape checked, defaults filled in, valid.
@@ -137,6 +137,22 @@ macro_rules! resources {
                 }
             }
         }
+
+        $(impl Document for $document {
+            const KIND: Kind = Kind::$kind;
+
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn metadata_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+
+            fn wrap(self) -> Resource {
+                Resource::$kind(self.into())
+            }
+        })+
     };
 }
 
@@ -169,8 +185,17 @@ resources! {
     MeshConfig(MeshConfig),
 }
 
-/// What every kind of document can do; the table of kinds is built over it.
-pub(crate) trait Document: Serialize + DeserializeOwned + Clone + 'static {
+/// What an API server does to a document of a kind when it admits it; written for each kind beside its type.
+pub(crate) trait Admission {
+    /// Fills in what the schema of the kind defaults.
+    fn fill_defaults(&mut self) {}
+
+    /// Reports what the JSON schema cannot say. Defaults are filled in before.
+    fn check(&self, problems: &mut Problems);
+}
+
+/// What every kind of document is; the table of kinds is built over it.
+pub(crate) trait Document: Admission + Serialize + DeserializeOwned + Clone + 'static {
     /// The kind that this type is.
     const KIND: Kind;
 
@@ -179,12 +204,6 @@ pub(crate) trait Document: Serialize + DeserializeOwned + Clone + 'static {
 
     /// The document's metadata, to change.
     fn metadata_mut(&mut self) -> &mut ObjectMeta;
-
-    /// Fills in what the schema of the kind defaults, as an API server would.
-    fn fill_defaults(&mut self);
-
-    /// Reports what the JSON schema cannot say. Defaults are filled in before.
-    fn check(&self, problems: &mut Problems);
 
     /// The document as one of the known kinds.
     fn wrap(self) -> Resource;

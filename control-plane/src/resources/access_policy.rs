@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use jwt::{ClaimHeader, Jwks, Jwt, JwtIssuer, TokenSource};
 
 use super::service_policy::TargetRef;
-use super::{Document, Kind, Problems, Resource};
+use super::{Admission, Problems};
 
 /// The namespace whose policies may be about the whole mesh: the control plane's own.
 pub const MESH_NAMESPACE: &str = outrigger_certs::CONTROL_PLANE_NAMESPACE;
@@ -261,24 +261,8 @@ fn reach<'a>(target: &'a TargetRef, namespace: &str) -> Option<Reach<'a>> {
     }
 }
 
-impl Document for AccessPolicy {
-    const KIND: Kind = Kind::AccessPolicy;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
-    fn fill_defaults(&mut self) {}
-
+impl Admission for AccessPolicy {
     fn check(&self, problems: &mut Problems) {
         check::check(self, problems);
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::AccessPolicy(self.into())
     }
 }

@@ -7,26 +7,15 @@ use gateway_api::backendtlspolicies::{
     BackendTlsPolicy, BackendTlsPolicyTargetRefs, BackendTlsPolicyValidation,
     BackendTlsPolicyValidationSubjectAltNames, BackendTlsPolicyValidationSubjectAltNamesType,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::metadata::is_label;
-use super::{Document, FieldPath, Kind, Problems, Resource};
+use super::{Admission, FieldPath, Problems};
 
 /// The CRD's own bounds.
 const MOST_TARGETS: usize = 16;
 const MOST_ALT_NAMES: usize = 5;
 
-impl Document for BackendTlsPolicy {
-    const KIND: Kind = Kind::BackendTlsPolicy;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
+impl Admission for BackendTlsPolicy {
     fn fill_defaults(&mut self) {
         self.status = None;
     }
@@ -45,10 +34,6 @@ impl Document for BackendTlsPolicy {
         if self.spec.options.as_ref().is_some_and(|options| !options.is_empty()) {
             problems.error(&spec.field("options"), "is not supported: there are none here");
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::BackendTlsPolicy(self.into())
     }
 }
 

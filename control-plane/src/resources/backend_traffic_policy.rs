@@ -3,11 +3,10 @@
 use gateway_api::experimental::xbackendtrafficpolicies::{
     XBackendTrafficPolicy, XBackendTrafficPolicyRetryConstraint, XBackendTrafficPolicyTargetRefs,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::duration::Period;
 use super::metadata::is_label_key;
-use super::{Document, FieldPath, Kind, Problems, Resource};
+use super::{Admission, FieldPath, Problems};
 
 // The bounds of the CRD's schema.
 const MOST_TARGETS: usize = 16;
@@ -15,17 +14,7 @@ const MOST_COUNT: i64 = 1_000_000;
 const LEAST_WINDOW: Period = Period::from_millis(1_000);
 const MOST_INTERVAL: Period = Period::from_millis(3_600_000);
 
-impl Document for XBackendTrafficPolicy {
-    const KIND: Kind = Kind::BackendTrafficPolicy;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
+impl Admission for XBackendTrafficPolicy {
     fn fill_defaults(&mut self) {
         self.status = None;
         if let Some(constraint) = &mut self.spec.retry_constraint {
@@ -50,10 +39,6 @@ impl Document for XBackendTrafficPolicy {
                 "has no effect here; write it in a rule of the route instead",
             );
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::BackendTrafficPolicy(self.into())
     }
 }
 

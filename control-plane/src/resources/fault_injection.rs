@@ -7,9 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Admission;
 use super::duration::Period;
 use super::problem::{FieldPath, Problems};
-use super::{Document, Kind, Resource};
 
 /// No caller waits longer, nor should a test of one.
 const LONGEST_DELAY: Period = Period::from_millis(10 * 60_000);
@@ -134,19 +134,7 @@ impl FaultInjectionSpec {
     }
 }
 
-impl Document for FaultInjection {
-    const KIND: Kind = Kind::FaultInjection;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
-    fn fill_defaults(&mut self) {}
-
+impl Admission for FaultInjection {
     fn check(&self, problems: &mut Problems) {
         let path = FieldPath::root().field("spec");
         if self.spec.delay.is_none() && self.spec.abort.is_none() {
@@ -169,10 +157,6 @@ impl Document for FaultInjection {
                 format!("{until:?} is not a time after 1970 as RFC 3339 writes it, 2030-01-31T12:00:00Z");
             problems.error(&path.field("until"), problem);
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::FaultInjection(self.into())
     }
 }
 

@@ -7,27 +7,16 @@ use gateway_api::experimental::gateways::{
     Gateway, GatewayListeners, GatewayListenersAllowedRoutes, GatewayListenersAllowedRoutesNamespacesFrom,
     GatewayListenersTls, GatewayListenersTlsMode,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::metadata::is_subdomain;
-use super::{Document, FieldPath, Kind, Problems, Resource};
+use super::{Admission, FieldPath, Problems};
 
 /// The CRD's own bound.
 const MOST_LISTENERS: usize = 64;
 /// A gateway's name is part of a label.
 const MOST_NAME_BYTES: usize = 54;
 
-impl Document for Gateway {
-    const KIND: Kind = Kind::Gateway;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
+impl Admission for Gateway {
     fn fill_defaults(&mut self) {
         self.status = None;
     }
@@ -63,10 +52,6 @@ impl Document for Gateway {
         for (index, listener) in listeners.iter().enumerate().take(MOST_LISTENERS) {
             check_listener(listener, &listeners[..index], &path.field("listeners").index(index), problems);
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::Gateway(self.into())
     }
 }
 

@@ -7,27 +7,16 @@ use gateway_api::experimental::grpcroutes::{
     GrpcRoute, GrpcRouteRules, GrpcRouteRulesMatches, GrpcRouteRulesMatchesHeadersType,
     GrpcRouteRulesMatchesMethod, GrpcRouteRulesMatchesMethodType,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::as_http::{self, same};
 use super::http_route::{self, GATEWAY_GROUP, MOST_RULES};
-use super::{Document, FieldPath, Kind, Problems, Resource};
+use super::{Admission, FieldPath, Problems};
 
 // The bounds of the CRD's schema.
 const MOST_MATCHES: usize = 8;
 const MOST_NAME_BYTES: usize = 1024;
 
-impl Document for GrpcRoute {
-    const KIND: Kind = Kind::GrpcRoute;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
+impl Admission for GrpcRoute {
     fn fill_defaults(&mut self) {
         self.status = None;
         for parent in self.spec.parent_refs.iter_mut().flatten() {
@@ -52,10 +41,6 @@ impl Document for GrpcRoute {
         for (index, rule) in twin.spec.rules.iter().flatten().enumerate().take(MOST_RULES) {
             http_route::check_rule_apart_from_matches(rule, &path.index(index), problems);
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::GrpcRoute(self.into())
     }
 }
 

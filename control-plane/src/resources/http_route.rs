@@ -14,13 +14,12 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesMatches, HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesRetry,
     HttpRouteRulesTimeouts,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
 use super::as_http::same;
 use super::duration::Period;
 use super::metadata::{is_label_key, is_subdomain};
-use super::{Document, FieldPath, Kind, Problems, Resource};
+use super::{Admission, FieldPath, Problems};
 pub(super) use matches::check_match;
 
 pub(crate) use filters::is_origin;
@@ -40,17 +39,7 @@ const MOST_WEIGHT: i32 = 1_000_000;
 /// Ours: a request that ten more tries did not save is not saved by an eleventh.
 const MOST_ATTEMPTS: i64 = 10;
 
-impl Document for HttpRoute {
-    const KIND: Kind = Kind::HttpRoute;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
+impl Admission for HttpRoute {
     fn fill_defaults(&mut self) {
         self.status = None;
         for parent in self.spec.parent_refs.iter_mut().flatten() {
@@ -69,10 +58,6 @@ impl Document for HttpRoute {
         for (index, rule) in self.spec.rules.iter().flatten().enumerate().take(MOST_RULES) {
             check_rule(rule, &path.index(index), problems);
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::HttpRoute(self.into())
     }
 }
 

@@ -4,11 +4,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Admission;
 use super::access_policy::AccessMode;
 use super::egress::Egress;
 use super::problem::{FieldPath, Problems};
 use super::service_policy::RequestDefaults;
-use super::{Document, Kind, Resource};
 
 /// The one name that a [`MeshConfig`] has.
 pub const MESH_CONFIG_NAME: &str = "mesh";
@@ -135,19 +135,7 @@ pub struct AccessLog {
     pub enabled: Option<bool>,
 }
 
-impl Document for MeshConfig {
-    const KIND: Kind = Kind::MeshConfig;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
-    fn fill_defaults(&mut self) {}
-
+impl Admission for MeshConfig {
     fn check(&self, problems: &mut Problems) {
         if self.metadata.name.as_deref().is_some_and(|name| name != MESH_CONFIG_NAME) {
             let path = FieldPath::root().field("metadata").field("name");
@@ -163,10 +151,6 @@ impl Document for MeshConfig {
         if let Some(egress) = &self.spec.egress {
             egress.check(&spec.field("egress"), problems);
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::MeshConfig(self.into())
     }
 }
 

@@ -9,11 +9,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Admission;
 use super::duration::Period;
 use super::http_route::check_match;
 use super::problem::{FieldPath, Problems};
 use super::service_policy::TargetRef;
-use super::{Document, Kind, Resource};
 
 /// The shortest and the longest window.
 const WINDOWS: [Period; 2] = [Period::from_millis(1000), Period::from_millis(3_600_000)];
@@ -112,19 +112,7 @@ pub enum RateLimitScope {
     Mesh,
 }
 
-impl Document for RateLimitPolicy {
-    const KIND: Kind = Kind::RateLimitPolicy;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
-    fn fill_defaults(&mut self) {}
-
+impl Admission for RateLimitPolicy {
     fn check(&self, problems: &mut Problems) {
         let spec = FieldPath::root().field("spec");
         TargetRef::check_all(&self.spec.target_refs, &spec.field("targetRefs"), problems);
@@ -137,10 +125,6 @@ impl Document for RateLimitPolicy {
                 problems.error(&path.field("name"), format!("{name:?} is the name of another limit"));
             }
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::RateLimitPolicy(self.into())
     }
 }
 
@@ -197,6 +181,7 @@ fn check_header_name(name: &str, path: &FieldPath, problems: &mut Problems) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Resource;
     use super::super::tests::{accepted, assert_problems};
     use super::*;
 

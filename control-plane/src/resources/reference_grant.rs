@@ -3,27 +3,14 @@
 //! Kinds that are not known here are kept: a grant may be about what another implementation routes to.
 
 use gateway_api::experimental::referencegrants::ReferenceGrant;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::metadata::is_label_key;
-use super::{Document, FieldPath, Kind, Problems, Resource};
+use super::{Admission, FieldPath, Problems};
 
 /// The bound of the CRD's schema, for each of the lists.
 const MOST_ENTRIES: usize = 16;
 
-impl Document for ReferenceGrant {
-    const KIND: Kind = Kind::ReferenceGrant;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
-    fn fill_defaults(&mut self) {}
-
+impl Admission for ReferenceGrant {
     fn check(&self, problems: &mut Problems) {
         let path = FieldPath::root().field("spec");
         let (from, to) = (path.field("from"), path.field("to"));
@@ -45,10 +32,6 @@ impl Document for ReferenceGrant {
                 problems.check_subdomain(&path.field("name"), name);
             }
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::ReferenceGrant(self.into())
     }
 }
 

@@ -6,26 +6,15 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::metadata::{is_label, is_label_key, is_subdomain};
-use super::{Document, FieldPath, Kind, Problems, Resource};
+use super::{Admission, FieldPath, Problems};
 
 /// A service has at most so many ports.
 const MOST_PORTS: usize = 256;
 
-impl Document for Service {
-    const KIND: Kind = Kind::Service;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
+impl Admission for Service {
     fn fill_defaults(&mut self) {
         self.status = None;
         let spec = self.spec.get_or_insert_default();
@@ -54,10 +43,6 @@ impl Document for Service {
         for (index, port) in ports.iter().enumerate().take(MOST_PORTS) {
             check_port(port, &ports[..index], ports.len() > 1, &path.field("ports").index(index), problems);
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::Service(self.into())
     }
 }
 

@@ -12,10 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Admission;
 use super::duration::Period;
 use super::fallback::Fallback;
 use super::problem::{FieldPath, Problems};
-use super::{Document, Kind, Resource};
 
 pub use balancing::{Hash, HashCookie, LoadBalancer, LoadBalancerType, SlowStart, ZonePreference};
 pub use connection::{Connection, Http1, Http2, TcpKeepalive};
@@ -248,19 +248,7 @@ pub struct Retry {
     pub non_idempotent: Option<bool>,
 }
 
-impl Document for ServicePolicy {
-    const KIND: Kind = Kind::ServicePolicy;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
-    fn fill_defaults(&mut self) {}
-
+impl Admission for ServicePolicy {
     fn check(&self, problems: &mut Problems) {
         let spec = FieldPath::root().field("spec");
         TargetRef::check_all(&self.spec.target_refs, &spec.field("targetRefs"), problems);
@@ -288,10 +276,6 @@ impl Document for ServicePolicy {
         if let Some(fallback) = &self.spec.fallback {
             fallback.check(&spec.field("fallback"), problems);
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::ServicePolicy(self.into())
     }
 }
 

@@ -1,23 +1,12 @@
 //! `TCPRoute`: the defaults and the rules that its CRD gives an API server.
 
 use gateway_api::experimental::tcproutes::TcpRoute;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::as_http;
 use super::http_route::{self, GATEWAY_GROUP};
-use super::{Document, FieldPath, Kind, Problems, Resource};
+use super::{Admission, FieldPath, Problems};
 
-impl Document for TcpRoute {
-    const KIND: Kind = Kind::TcpRoute;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-
+impl Admission for TcpRoute {
     fn fill_defaults(&mut self) {
         self.status = None;
         for parent in self.spec.parent_refs.iter_mut().flatten() {
@@ -46,10 +35,6 @@ impl Document for TcpRoute {
             }
             http_route::check_rule_apart_from_matches(rule, &path, problems);
         }
-    }
-
-    fn wrap(self) -> Resource {
-        Resource::TcpRoute(self.into())
     }
 }
 
