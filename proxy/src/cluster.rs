@@ -381,9 +381,11 @@ impl Cluster {
         Ok(self.take(index, now, rng))
     }
 
-    /// Whether an endpoint that is ready has this mark.
-    pub fn has(&self, mark: u64) -> bool {
-        self.members.iter().any(|member| member.mark == mark && member.endpoint.healthy)
+    /// Whether the endpoint with this mark is here, and a request of its session could be sent to it.
+    pub fn can_hold(&mut self, mark: u64, port: u16, own_zone: &str, now: Instant) -> bool {
+        let roll = self.rolls.roll(port, own_zone, self.changes.get(), now, &self.members, &self.policy);
+        let anywhere = Wish { port, zone: None, tried: &[], panic: roll.panic };
+        held(&self.members, mark, anywhere, now).is_some()
     }
 
     /// The time in which so many of a hundred requests have been answered lately. `None`: that is not known yet; from

@@ -40,7 +40,7 @@ pub enum Filter {
     /// Has the request copied to one more place.
     Mirror(Mirror),
     /// Says which pages may call, and answers browsers that ask.
-    Cors(Box<Cors>),
+    Cors(Arc<Cors>),
     /// Delays or fails the request on purpose.
     Fault(Box<Fault>),
     /// Refers to something that is not there, and says what: requests fail with `invalid-backend`.

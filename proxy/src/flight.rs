@@ -29,6 +29,7 @@ use crate::headers;
 use crate::incoming::IncomingError;
 use crate::metrics::{ActiveRequest, Limit};
 use crate::notable::Notable;
+use crate::plan::Page;
 use crate::pool::{Loan, Stake};
 use crate::rate_limit::Standing;
 use crate::read_ahead::ReadAhead;
@@ -56,6 +57,8 @@ pub(crate) struct Flight {
     pub(crate) admission: Option<Admission>,
     /// What a caller without a good token is asked for.
     pub(crate) challenge: Option<HeaderValue>,
+    /// The page that reads the answer, also where that is a failure: without its fields a browser would tell it nothing.
+    pub(crate) page: Option<Box<Page>>,
     /// Set when the answer begins, for the connection to know.
     pub(crate) begun: Option<Begun>,
     /// When the answer ended, if somebody has looked.
@@ -78,6 +81,7 @@ impl Flight {
             standing: None,
             admission: None,
             challenge: None,
+            page: None,
             begun: None,
             ended: None,
             _active: active,
@@ -148,6 +152,9 @@ impl Flight {
         }
         if let Some(standing) = &self.standing {
             standing.write(response.headers_mut());
+        }
+        if let Some(page) = &self.page {
+            page.answer(response.headers_mut());
         }
         response
     }

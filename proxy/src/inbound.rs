@@ -314,7 +314,8 @@ async fn deliver(
     if let Some(own) = rules
         && !own.rate_limits.is_empty()
     {
-        rate_limit::enforce(&own.rate_limits, worker, session, &head, flight)?;
+        let claims = token.as_ref().map(|token| &token.claims);
+        rate_limit::enforce(&own.rate_limits, worker, session, &head, claims, flight)?;
     }
     let protocol = flight.exchange().version;
     let mut asked = None;

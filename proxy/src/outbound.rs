@@ -263,8 +263,12 @@ async fn deliver(
     let ready = |name: &ServiceName, port| is_ready(worker, &snapshot, name, port);
     let plan = Plan::of(&service, port, &head, resume, ready, &mut *worker.rng.borrow_mut())?;
     flight.exchange().route = plan.route();
+    let filtered = plan.has_filters();
+    if filtered {
+        flight.page = plan.page(&head).map(Box::new);
+    }
     if let Some(limits) = plan.rate_limits() {
-        rate_limit::enforce(limits, worker, session, &head, flight)?;
+        rate_limit::enforce(limits, worker, session, &head, None, flight)?;
     }
     let mut asked = None;
     if there.has(Notable::HOP_BY_HOP) {
@@ -272,7 +276,7 @@ async fn deliver(
         headers::strip_hop_by_hop(&mut head.headers);
     }
     let mut effects = Effects::default();
-    if plan.has_filters() {
+    if filtered {
         let mut called = plan::called(authority, port);
         let mut passing = Passing { head: &mut head, called: &mut called, now: worker.clock.now() };
         effects = plan.filter_request(&mut passing, &mut *worker.rng.borrow_mut())?;
@@ -323,7 +327,9 @@ async fn deliver(
         Err(failure) => match plan.fallback(failure, ready).filter(|_| !call.is_grpc()) {
             Some(fallback) => {
                 worker.recorder.metrics.fell_back(failure);
-                return Ok(Delivered::Own(Box::new(fallback.answer())));
+                let mut answer = fallback.answer();
+                plan.filter_response(effects.origin.as_ref(), answer.headers_mut());
+                return Ok(Delivered::Own(Box::new(answer)));
             }
             None => return Err(failure),
         },
@@ -354,7 +360,7 @@ async fn deliver(
     Ok(Delivered::Answer(Box::new(Answered { arrival, method, deadline })))
 }
 
-/// The session that a request belongs to, if the endpoint that it is with is still one of the rule's.
+/// The session that a request belongs to, if the endpoint that it is with is still one of the rule's and not out.
 fn resume<'a>(
     worker: &Worker,
     snapshot: &Snapshot,
@@ -366,10 +372,12 @@ fn resume<'a>(
     if backends.is_empty() {
         return Some((session, None));
     }
+    let now = Instant::now();
     let has_it = |backend: &&Backend| {
-        let Target::Service { name, .. } = &backend.target else { return false };
+        let Target::Service { name, port } = &backend.target else { return false };
         let Some(service) = snapshot.services.get(name) else { return false };
-        worker.upstream(service, Instant::now()).cluster.borrow().has(session.mark)
+        let upstream = worker.upstream(service, now);
+        upstream.cluster.borrow_mut().can_hold(session.mark, *port, &worker.config.zone, now)
     };
     Some((session, Some(backends.iter().find(has_it)?)))
 }

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::body::Body;
 use crate::failure::Failure;
 use crate::fallback::{Fallback, choose_ready};
-use crate::filter::{Called, Fault, Filter, Redirect};
+use crate::filter::{Called, Cors, Fault, Filter, Redirect};
 use crate::hedge::HedgePolicy;
 use crate::mirror::Likeness;
 use crate::persistence::{Session, SessionPolicy};
@@ -67,13 +67,28 @@ pub(crate) struct Effects<'a> {
     pub(crate) origin: Option<HeaderValue>,
 }
 
+/// Somebody's page that a browser shows answers to, if the policy has it.
+#[derive(Debug)]
+pub(crate) struct Page {
+    cors: Arc<Cors>,
+    origin: HeaderValue,
+}
+
+impl Page {
+    /// Writes into the fields of an answer what the page may see of it.
+    pub(crate) fn answer(&self, fields: &mut HeaderMap) {
+        self.cors.answer(Some(&self.origin), fields);
+    }
+}
+
 /// A session that goes on, and the backend of the rule that has its endpoint.
 pub(crate) type Resumed<'a> = Option<(Session, Option<&'a Backend>)>;
 
 impl<'a> Plan<'a> {
     /// Decides for a request to `port` of `service`. `resume` tells what is known of the session that the request
     /// belongs to, which comes before the dice, whatever the weight of its backend. `ready` says whether an endpoint of a
-    /// service's port could be used; it is asked only where there is a fallback that must not be used in vain.
+    /// service's port could be used; it is asked only where there is a fallback that must not be used in vain, or a
+    /// session that must not be begun, or begun anew, with a backend that is out.
     ///
     /// # Errors
     /// [`Failure::NoRoute`]: the service has no such port, or routes of which none matches.
@@ -105,10 +120,10 @@ impl<'a> Plan<'a> {
         let session = rule.session.as_deref();
         let resumed = session.and_then(|session| resume(session, &rule.backends));
         let fallback = rule.fallback.as_ref().or(service.policy.fallback.as_ref());
-        let chosen = match (resumed, fallback) {
-            (Some((_, Some(backend))), _) => Some(backend),
-            (_, None) => choose_backend(&rule.backends, rng),
-            (_, Some(_)) => choose_ready(&rule.backends, rng, |backend| is_ready(backend, &ready)),
+        let chosen = match resumed {
+            Some((_, Some(backend))) => Some(backend),
+            _ if session.is_none() && fallback.is_none() => choose_backend(&rule.backends, rng),
+            _ => choose_ready(&rule.backends, rng, |backend| is_ready(backend, &ready)),
         };
         let target = match chosen.map(|chosen| &chosen.target) {
             Some(Target::Service { name, port }) => Some((name, *port)),
@@ -216,6 +231,16 @@ impl<'a> Plan<'a> {
                 _ => {}
             }
         }
+    }
+
+    /// Which pages may read the answer to a request, and the page that sent it: for answers that come before or instead
+    /// of what the filters see.
+    pub(crate) fn page(&self, head: &request::Parts) -> Option<Page> {
+        let origin = head.headers.get(header::ORIGIN)?;
+        self.filters().find_map(|filter| match filter {
+            Filter::Cors(cors) => Some(Page { cors: Arc::clone(cors), origin: origin.clone() }),
+            _ => None,
+        })
     }
 
     /// Whether it changes anything in a message.

@@ -11,6 +11,7 @@ mod bucket;
 mod share;
 mod table;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use share::Share;
 
 use crate::failure::Failure;
 use crate::flight::Flight;
+use crate::jwt::Claims;
 use crate::metrics::Limit;
 use crate::route::RouteMatch;
 use crate::session::Session;
@@ -75,6 +77,8 @@ pub enum Key {
     Path,
     /// The address that the connection came from.
     ClientAddress,
+    /// A claim of the caller's verified token, by the names that lead to it, and whose token that is.
+    Claim(Box<[Box<str>]>),
 }
 
 /// The buckets of one limit.
@@ -133,6 +137,8 @@ pub struct Asker<'a> {
     pub head: &'a request::Parts,
     /// The caller, as far as it has proved who it is.
     pub identity: Option<&'a SpiffeId>,
+    /// What its token says, where one was verified.
+    pub claims: Option<&'a Claims>,
     /// Where the connection came from.
     pub address: IpAddr,
 }
@@ -220,23 +226,31 @@ impl RateLimit {
             IpAddr::V4(v4) => address[..4].copy_from_slice(&v4.octets()),
             IpAddr::V6(v6) => address = v6.octets(),
         }
-        let mut parts: SmallVec<[&[u8]; 4]> = SmallVec::new();
+        let mut parts: SmallVec<[Cow<'_, [u8]>; 4]> = SmallVec::new();
         for key in &self.by {
             match key {
-                Key::Identity => parts.push(asker.identity.map_or(b"", |id| id.as_str().as_bytes())),
+                Key::Identity => parts.push(asker.identity.map_or("", SpiffeId::as_str).as_bytes().into()),
                 Key::Header(name) => {
                     let values = asker.head.headers.get_all(name).iter();
-                    let before = parts.len();
-                    parts.extend(values.map(HeaderValue::as_bytes));
-                    parts.truncate(before + MOST_VALUES);
-                    parts.push(b""); // where the values end
+                    parts.extend(values.take(MOST_VALUES).map(|value| value.as_bytes().into()));
+                    parts.push(END);
                 }
-                Key::Method => parts.push(asker.head.method.as_str().as_bytes()),
-                Key::Path => parts.push(asker.head.uri.path().as_bytes()),
-                Key::ClientAddress => parts.push(&address),
+                Key::Method => parts.push(asker.head.method.as_str().as_bytes().into()),
+                Key::Path => parts.push(asker.head.uri.path().as_bytes().into()),
+                Key::ClientAddress => parts.push(address.as_slice().into()),
+                Key::Claim(path) => {
+                    // What two issuers call the same is not.
+                    let said = asker.claims.map(|claims| (claims.issuer(), claims.items(path)));
+                    if let Some((issuer, values)) = said {
+                        let mut values = values.take(MOST_VALUES).map(bytes).peekable();
+                        let issuer = values.peek().map(|_| issuer.as_bytes().into());
+                        parts.extend(issuer.into_iter().chain(values));
+                    }
+                    parts.push(END);
+                }
             }
         }
-        match table.find(table.hash(parts.into_iter()), now) {
+        match table.find(table.hash(parts.iter().map(AsRef::as_ref)), now) {
             Found::Own(bucket) => (bucket, false),
             Found::Shared(bucket) => (bucket, true),
         }
@@ -253,8 +267,18 @@ impl RateLimit {
     }
 }
 
-/// Values of one repeated field that count in a key.
+/// Values of one repeated field, or of one claim, that count in a key.
 const MOST_VALUES: usize = 16;
+
+/// What stands in a key where the values of a field or of a claim end.
+const END: Cow<'static, [u8]> = Cow::Borrowed(b"");
+
+fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    }
+}
 
 /// A limit as `RateLimit-Policy` has it: its quota and the seconds of its window.
 pub fn quota(name: &str, requests: u32, per: Duration) -> HeaderValue {
@@ -276,7 +300,7 @@ impl Standing {
     }
 }
 
-/// Asks for a request of `session`; what its answer is to say goes into the flight.
+/// Asks for a request of `session`, whose token says these `claims`; what its answer is to say goes into the flight.
 ///
 /// # Errors
 /// [`Failure::RateLimited`].
@@ -285,11 +309,12 @@ pub(crate) fn enforce(
     worker: &Worker,
     session: &Session,
     head: &request::Parts,
+    claims: Option<&Claims>,
     flight: &mut Flight,
 ) -> Result<(), Failure> {
     let exchange = flight.exchange();
     let (side, now) = (exchange.side, worker.since_start(exchange.started));
-    let asker = Asker { head, identity: session.identity.as_ref(), address: session.client.ip() };
+    let asker = Asker { head, identity: session.identity.as_ref(), claims, address: session.client.ip() };
     let Verdict { standing, refused_by, crowded } = limits.ask(&asker, now);
     let metrics = &worker.recorder.metrics;
     if crowded {

@@ -1,9 +1,11 @@
 //! What filters do to requests and answers, beyond changing fields: redirects, rewrites, mirrors, CORS.
 
-use outrigger_tests::app::http::{Reply, answering, echo, empty, full, saying, zeros};
+use std::time::Duration;
+
+use outrigger_tests::app::http::{Reply, answering, deciding, echo, empty, full, saying, zeros};
 use outrigger_tests::{Answer, Mesh, eventually, request};
 
-use crate::documents::{policy, route, service};
+use crate::documents::{access, fault, policy, route, service};
 
 /// `api` with these rules, and `web` that calls it.
 async fn with_rules(rules: &str) -> Mesh {
@@ -302,4 +304,64 @@ async fn a_preflight_needs_no_backend() {
     let answer = mesh.client("web").answer(request("OPTIONS", "http://gone/", &headers, empty())).await;
     assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (204, "*"));
     mesh.client("web").get("http://gone/").await.assert_failure(500, "invalid-backend", "outbound");
+}
+
+#[tokio::test]
+async fn pages_may_read_the_proxys_own_failures_too() {
+    let cors = "{type: CORS, cors: {allowOrigins: ['https://a.example'], exposeHeaders: [outrigger-error]}}";
+    let extension = |kind: &str, name: &str| {
+        format!("{{type: ExtensionRef, extensionRef: {{group: outrigger.dev, kind: {kind}, name: {name}}}}}")
+    };
+    let mut rules = String::new();
+    let mut rule = |path: &str, filter: &str, more: &str| {
+        let matches = format!("[{{path: {{value: {path}}}}}]");
+        rules += &format!("- matches: {matches}\n  filters: [{filter}{cors}]\n{more}");
+    };
+    let api = "  backendRefs: [{name: api, port: 80}]\n";
+    let (limits, abort) = (extension("RateLimitPolicy", "rule"), extension("FaultInjection", "abort"));
+    rule("/limited", &format!("{limits}, "), api);
+    rule("/aborted", &format!("{abort}, "), api);
+    rule("/slow", "", &format!("{api}  timeouts: {{request: 50ms}}\n"));
+    rule("/nowhere", "", "");
+    rule("/gone", "", "  backendRefs: [{name: gone, port: 80}]\n");
+    rule("/denied", "", api);
+    rule(
+        "/sorry",
+        &format!("{}, ", extension("ServicePolicy", "sorry")),
+        "  backendRefs: [{name: gone, port: 80}]\n",
+    );
+    let documents = service("gone")
+        + &route("api", "api", &rules)
+        + "apiVersion: outrigger.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {name: rule, namespace: shop}\n\
+           spec: {limits: [{requests: 1, per: 1h}]}\n---\n"
+        + &fault("abort", "abort: {httpStatus: 503}")
+        + &access("no", "action: Deny\nrules: [{to: [{paths: [{value: /denied}]}]}]")
+        + &policy("sorry", "fallback: {status: 203, body: later}")
+            .replace("targetRefs: [{group: \"\", kind: Service, name: sorry}]", "targetRefs: []");
+    let app = deciding(|seen| match seen.uri.path() {
+        "/slow" => Reply::text("late").after(Duration::from_secs(60)),
+        _ => Reply::text("in time"),
+    });
+    let mesh = Mesh::builder().policy(&documents).service("api", app).client("web").start().await;
+    let web = mesh.client("web");
+    let page = [("origin", "https://a.example")];
+    assert_eq!(web.get_with("http://api/limited", &page).await.status, 200);
+    for (path, status, failure) in [
+        ("/limited", 429, "rate-limited; by=outbound"),
+        ("/aborted", 503, "fault-injected; by=outbound"),
+        ("/slow", 504, "request-timeout; by=outbound"),
+        ("/nowhere", 500, "invalid-backend; by=outbound"),
+        ("/gone", 503, "no-endpoints; by=outbound"),
+        ("/denied", 403, "denied; by=inbound"),
+        ("/sorry", 203, ""),
+    ] {
+        let url = format!("http://api{path}");
+        let answer = web.get_with(&url, &page).await;
+        assert_eq!((answer.status.as_u16(), answer.failure()), (status, failure), "{path}: {answer:?}");
+        let fields = ["allow-origin", "expose-headers"].map(|name| format!("access-control-{name}"));
+        let shown = fields.each_ref().map(|name| answer.header(name));
+        assert_eq!(shown, ["https://a.example", "outrigger-error"], "{path}: {answer:?}");
+        let other = web.get_with(&url, &[("origin", "https://b.example")]).await;
+        assert_eq!((other.status.as_u16(), other.header(&fields[0])), (status, ""), "{path}: another page");
+    }
 }

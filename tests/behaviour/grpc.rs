@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
 
-use crate::documents::{policy, route};
+use crate::documents::{limits, policy, route};
 
 pub(crate) async fn call(mesh: &Mesh, authority: &str) -> TalkClient<Channel> {
     let proxy: SocketAddr = mesh.client("web").proxy();
@@ -112,6 +112,30 @@ async fn a_proxys_own_failure_is_a_grpc_status() {
     let status = call(&mesh, "nobody.shop").await.say(words("x")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
     assert_eq!(status.metadata().get("outrigger-error").unwrap(), "no-route; by=outbound", "{status:?}");
+}
+
+#[tokio::test]
+async fn over_a_rate_limit_a_call_is_told_that_its_resource_is_exhausted() {
+    let limit = limits("talk", "- {name: slow, requests: 1, per: 1h}");
+    let mesh = Mesh::builder().service("talk", talk()).client("web").policy(&limit).start().await;
+    let mut talk = call(&mesh, "talk.shop").await;
+    assert!(talk.say(words("in time")).await.is_ok());
+    let status = talk.say(words("too often")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().starts_with("rate-limited: "), "{status:?}");
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    let again = outrigger_tests::request("POST", "http://talk.shop/talk.v1.Talk/Say", &headers, full(""));
+    let answer = mesh.client("web").http2().answer(again).await;
+    // Trailers only: the status is in the head, which HTTP calls a success, and there is no body.
+    assert_eq!((answer.status.as_u16(), answer.header("grpc-status")), (200, "8"), "{answer:?}");
+    assert_eq!((answer.failure(), answer.text().as_str()), ("rate-limited; by=inbound", ""), "{answer:?}");
+    assert_eq!(answer.header("content-type"), "application/grpc");
+    assert_eq!(answer.header("ratelimit-policy"), "\"slow\";q=1;w=3600");
+    let wait: u64 = answer.header("retry-after").parse().expect("it says when to come again");
+    assert!((1..=3600).contains(&wait), "{wait}");
+    assert_eq!(mesh.attempts("talk"), 1);
+    let labels = [("direction", "inbound"), ("grpc_status", "8"), ("error", "rate-limited")];
+    assert_eq!(mesh.metrics("talk").await.sum("outrigger_requests_total", &labels), 2.0);
 }
 
 #[tokio::test]

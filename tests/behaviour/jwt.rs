@@ -9,7 +9,7 @@ use outrigger_tests::{Mesh, eventually};
 use rcgen::{KeyPair, PublicKeyData as _, SigningKey as _};
 use serde_json::{Value, json};
 
-use crate::documents::access;
+use crate::documents::{access, limits};
 
 const ISSUER: &str = "https://issuer.example";
 
@@ -112,6 +112,39 @@ async fn rules_look_at_claims() {
         seen[0].header("authorization").starts_with("Bearer "),
         "the token is passed on where that is asked for"
     );
+}
+
+#[tokio::test]
+async fn whoever_a_token_speaks_of_has_a_rate_of_its_own() {
+    let issuer = Issuer::new();
+    let policy = policy(&format!("jwks: {{inline: '{}'}}", issuer.keys("one")), "");
+    let documents = policy.replace("required: true", "required: false")
+        + &limits("api", "- {name: each, requests: 2, per: 1h, by: [{type: Claim, claim: sub}]}");
+    let mesh = mesh(&documents).await;
+    let admitted = async |token: Option<String>| {
+        let field = token.map(|token| format!("Bearer {token}")).unwrap_or_default();
+        let fields = [("authorization", field.as_str())];
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            let fields = if field.is_empty() { &[][..] } else { &fields[..] };
+            statuses.push(mesh.client("web").get_with("http://api.shop/", fields).await.status.as_u16());
+        }
+        statuses
+    };
+    for who in ["ann", "bob"] {
+        assert_eq!(
+            admitted(Some(issuer.token("one", json!({ "sub": who })))).await,
+            [200, 200, 429],
+            "{who}"
+        );
+    }
+    let another = issuer.token("one", json!({ "sub": "ann", "jti": "2" }));
+    assert_eq!(admitted(Some(another)).await, [429; 3], "another token of the same");
+    assert_eq!(admitted(None).await, [200, 200, 429], "nobody in particular");
+    let nameless = issuer.token("one", json!({ "sub": null }));
+    assert_eq!(admitted(Some(nameless)).await, [429; 3], "which is also who has no such claim");
+    let stranger = Issuer::new().token("one", json!({ "sub": "eve" }));
+    assert_eq!(admitted(Some(stranger)).await, [401; 3], "what is not verified counts for nobody");
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! Sessions: the requests of one client stay with one endpoint (GEP-1619).
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use outrigger_tests::app::http::always;
+use outrigger_tests::app::http::{Reply, always, deciding};
 use outrigger_tests::{Answer, Mesh, eventually};
 
 use crate::documents::{policy, route, service};
@@ -119,6 +121,85 @@ async fn an_existing_session_beats_weights_even_weight_zero() {
         let again = web.get_with("http://api/", &[("cookie", &cookie(&first))]).await;
         assert_eq!(again.instance(), first.instance(), "an existing session stays");
     }
+}
+
+/// Two services of one instance each that share a rule, and answer 500 while `broken`; breakers open at the second failure.
+async fn two(broken: &[Arc<AtomicBool>; 2], more: &str) -> Mesh {
+    let app = |broken: &Arc<AtomicBool>| {
+        let broken = broken.clone();
+        deciding(move |_| Reply::status(if broken.load(Ordering::SeqCst) { 500 } else { 200 }))
+    };
+    let breaker = "circuitBreaker: {consecutiveFailures: 2, minOpen: 60s, maxEjectedPercent: 100, panicThresholdPercent: 0}";
+    let rules = "- sessionPersistence: {sessionName: s}\n  backendRefs: [{name: one, port: 80}, {name: two, port: 80}]";
+    let documents = service("api") + &route("api", "api", rules) + more;
+    let documents = documents + &policy("one", breaker) + &policy("two", breaker);
+    let mesh = Mesh::builder().service("one", app(&broken[0])).service("two", app(&broken[1]));
+    mesh.client("web").policy(&documents).start().await
+}
+
+/// Begins sessions until one is with this service.
+async fn session_with(mesh: &Mesh, service: &str) -> String {
+    eventually("a session begins there", || async {
+        let first = mesh.client("web").get("http://api/").await;
+        if first.instance().starts_with(service) { Ok(cookie(&first)) } else { Err(format!("{first:?}")) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_session_whose_backend_is_out_goes_on_with_another() {
+    let broken = [Arc::new(AtomicBool::new(false)), Arc::default()];
+    let mesh = two(&broken, "").await;
+    let web = mesh.client("web");
+    let held = session_with(&mesh, "one").await;
+    broken[0].store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        assert_eq!(web.get_with("http://api/", &[("cookie", &held)]).await.status, 500, "it is not out yet");
+    }
+    for _ in 0..20 {
+        let answer = web.get_with("http://api/", &[("cookie", &held)]).await;
+        assert_eq!((answer.status.as_u16(), answer.instance()), (200, "two-0"), "{answer:?}");
+        let anew = cookie(&answer);
+        let again = web.get_with("http://api/", &[("cookie", &anew)]).await;
+        assert_eq!((again.instance(), again.header("set-cookie")), ("two-0", ""), "and it is a session");
+        let first = web.get("http://api/").await;
+        assert_eq!(first.instance(), "two-0", "none begins where nobody is left");
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_backend_has_left_goes_on_with_another() {
+    let broken = [Arc::new(AtomicBool::new(false)), Arc::default()];
+    let mut mesh = two(&broken, "").await;
+    let held = session_with(&mesh, "one").await;
+    mesh.instance_mut("one", 0).drain().await;
+    let web = mesh.client("web");
+    eventually("its endpoint is gone", || async {
+        let answer = web.get_with("http://api/", &[("cookie", &held)]).await;
+        if answer.instance() == "two-0" { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    for _ in 0..20 {
+        let answer = web.get_with("http://api/", &[("cookie", &held)]).await;
+        assert_eq!((answer.status.as_u16(), answer.instance()), (200, "two-0"), "{answer:?}");
+        assert_ne!(cookie(&answer), held);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_can_go_on_with_gets_the_fallback() {
+    let broken = [Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true))];
+    let mesh = two(&broken, &policy("api", "fallback: {status: 203, body: later}")).await;
+    let web = mesh.client("web");
+    let held = session_with(&mesh, "one").await;
+    eventually("both are out", || async {
+        let answer = web.get_with("http://api/", &[("cookie", &held)]).await;
+        match (answer.status.as_u16(), answer.header("outrigger-fallback")) {
+            (203, "shop/api") => Ok(()),
+            _ => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

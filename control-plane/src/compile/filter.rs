@@ -257,6 +257,10 @@ impl<'a> Filters<'a> {
             Extension::RateLimitPolicy(_) if place.scope == Scope::Backend => {
                 Err("a backend cannot refer to a RateLimitPolicy".to_owned().into())
             }
+            // Who calls by a rule has sent its token to the service, not to its own proxy.
+            Extension::RateLimitPolicy(document) if document.looks_at_claims() => {
+                Err("a rule cannot refer to a RateLimitPolicy with a limit by Claim".to_owned().into())
+            }
             Extension::RateLimitPolicy(document) => {
                 self.rate_limits.push(document);
                 Ok(None)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use outrigger_api::{ServiceName, v1};
 use v1::path_match;
 
+use super::access::claim_path;
 use super::rule::route_match;
 use super::timing::proto;
 use crate::model::Model;
@@ -67,9 +68,11 @@ fn key(key: &RateLimitKey) -> v1::RateLimitKey {
         RateLimitKeyType::Method => v1::RateLimitKeyKind::Method,
         RateLimitKeyType::Path => v1::RateLimitKeyKind::Path,
         RateLimitKeyType::ClientAddress => v1::RateLimitKeyKind::ClientAddress,
+        RateLimitKeyType::Claim => v1::RateLimitKeyKind::Claim,
     };
     let header = key.header.as_deref().unwrap_or_default().to_ascii_lowercase();
-    v1::RateLimitKey { kind: kind as i32, header }
+    let claim = key.claim.as_deref().map(claim_path).unwrap_or_default();
+    v1::RateLimitKey { kind: kind as i32, header, claim }
 }
 
 /// An expression that no proxy could use was refused when it was written; should one be there all the same, the match

@@ -1045,7 +1045,7 @@ spec:
     requests: 100
     per: 1m
     burst: 7
-    by: [{type: Identity}, {type: Header, header: X-Tenant}]
+    by: [{type: Identity}, {type: Header, header: X-Tenant}, {type: Claim, claim: realm.sub}]
     matches: [{method: POST, path: {type: Exact, value: /pay}}, {headers: [{name: X-A, value: b}]}]
 ---
 kind: RateLimitPolicy
@@ -1070,7 +1070,13 @@ fn all_rate_limits_that_name_a_service_hold_on_each_of_its_ports() {
     assert!(plain.headers && plain.by.is_empty() && plain.matches.is_empty() && !plain.of_mesh);
     assert_eq!((writes.requests, writes.burst, millis(&writes.per)), (100, 7, Some(60_000)));
     let keys: Vec<_> = writes.by.iter().map(|key| (key.kind(), key.header.as_str())).collect();
-    assert_eq!(keys, [(v1::RateLimitKeyKind::Identity, ""), (v1::RateLimitKeyKind::Header, "x-tenant")]);
+    let expected = [
+        (v1::RateLimitKeyKind::Identity, ""),
+        (v1::RateLimitKeyKind::Header, "x-tenant"),
+        (v1::RateLimitKeyKind::Claim, ""),
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(writes.by[2].claim, ["realm", "sub"]);
     assert_eq!(writes.matches[0].method, "POST");
     assert_eq!(writes.matches[0].path.as_ref().unwrap().kind, Some(Path::Exact("/pay".to_owned())));
     assert_eq!(writes.matches[1].path.as_ref().unwrap().kind, Some(Path::Prefix("/".to_owned())));
@@ -1088,10 +1094,14 @@ fn a_rule_that_names_a_rate_limit_policy_has_its_limits() {
     let [limit] = rule.rate_limits.as_slice() else { panic!("{rule:?}") };
     assert_eq!(limit.id, "shop/b/all of rule shop/r/charges");
     assert!(limit.of_mesh && rule.filters.is_empty());
-    let rules = format!("[{{filters: [{}], {TO_PAY}}}]", filter.replace("name: b", "name: absent"));
-    let fixture = Fixture::new(&format!("{PAY}{LIMITS}{}", route("shop", "r", "", &rules)));
-    let rule = fixture.port("pay.shop", "shop", 80).rules.remove(0);
-    assert!(matches!(rule.filters[0].kind, Some(v1::filter::Kind::Unresolved(_))), "{rule:?}");
+    // One that is not there, and one that looks at tokens, which only the service's own proxies verify.
+    for other in ["absent", "a"] {
+        let filter = filter.replace("name: b", &format!("name: {other}"));
+        let rules = format!("[{{filters: [{filter}], {TO_PAY}}}]");
+        let fixture = Fixture::new(&format!("{PAY}{LIMITS}{}", route("shop", "r", "", &rules)));
+        let rule = fixture.port("pay.shop", "shop", 80).rules.remove(0);
+        assert!(matches!(rule.filters[0].kind, Some(v1::filter::Kind::Unresolved(_))), "{rule:?}");
+    }
 }
 
 #[test]

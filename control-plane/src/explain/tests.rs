@@ -214,7 +214,7 @@ spec:
   targetRefs: [{{name: pay}}]
   limits:
   - {{requests: 5}}
-  - {{name: tenants, requests: 100, per: 1m, burst: 20, by: [{{type: Identity}}, {{type: Header, header: x-t}}], matches: [{{method: POST}}]}}
+  - {{name: tenants, requests: 100, per: 1m, burst: 20, by: [{{type: Identity}}, {{type: Header, header: x-t}}, {{type: Claim, claim: sub}}], matches: [{{method: POST}}]}}
 "
     );
     let yaml = yaml.replace("circuitBreaker:", "adaptiveConcurrency: {minLimit: 3}\n  circuitBreaker:");
@@ -229,7 +229,7 @@ spec:
     };
     let of_policy = |field: &str| Some(format!("RateLimitPolicy shop/l {field}"));
     assert_eq!(shown("rateLimit shop/l/0"), ("5 in 1s, 5 at once".to_owned(), of_policy("spec.limits[0]")));
-    let tenants = "100 in 1m, 20 at once, for each Identity and x-t, of path /*, method POST";
+    let tenants = "100 in 1m, 20 at once, for each Identity and x-t and claim sub, of path /*, method POST";
     assert_eq!(shown("rateLimit shop/l/tenants"), (tenants.to_owned(), of_policy("spec.limits[1]")));
     let field = Some("ServicePolicy shop/pay spec.adaptiveConcurrency.minLimit".to_owned());
     assert_eq!(shown("adaptiveConcurrency.minLimit"), ("3".to_owned(), field));

@@ -86,6 +86,10 @@ pub struct RateLimitKey {
     /// The name of the header, for the type `Header`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
+    /// The claim of the caller's verified token, for the type `Claim`: with dots where it is inside others, as in an
+    /// AccessPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
 }
 
 /// A kind of key.
@@ -101,6 +105,9 @@ pub enum RateLimitKeyType {
     Path,
     /// The address that the connection came from.
     ClientAddress,
+    /// What a claim of the caller's token says, where an AccessPolicy of the service has the token verified; requests
+    /// without the claim, or without a token, count together. Not for policies that routes name as a filter.
+    Claim,
 }
 
 /// Who counts together.
@@ -125,6 +132,13 @@ impl Admission for RateLimitPolicy {
                 problems.error(&path.field("name"), format!("{name:?} is the name of another limit"));
             }
         }
+    }
+}
+
+impl RateLimitPolicy {
+    /// Whether one of the limits tells requests apart by their tokens.
+    pub(crate) fn looks_at_claims(&self) -> bool {
+        self.spec.limits.iter().flat_map(|limit| &limit.by).any(|key| key.kind == RateLimitKeyType::Claim)
     }
 }
 
@@ -161,14 +175,23 @@ impl RateLimit {
 
 impl RateLimitKey {
     fn check(&self, path: &FieldPath, problems: &mut Problems) {
-        let path = path.field("header");
+        let header = path.field("header");
         match (self.kind, &self.header) {
             (RateLimitKeyType::Header, None) => {
-                problems.error(&path, "must be there for the type Header");
+                problems.error(&header, "must be there for the type Header");
             }
-            (RateLimitKeyType::Header, Some(name)) => check_header_name(name, &path, problems),
-            (_, Some(_)) => problems.error(&path, "must be there for the type Header only"),
+            (RateLimitKeyType::Header, Some(name)) => check_header_name(name, &header, problems),
+            (_, Some(_)) => problems.error(&header, "must be there for the type Header only"),
             (_, None) => {}
+        }
+        let claim = path.field("claim");
+        match (self.kind, &self.claim) {
+            (RateLimitKeyType::Claim, None) => problems.error(&claim, "must be there for the type Claim"),
+            (RateLimitKeyType::Claim, Some(name)) if !(1..=256).contains(&name.len()) => {
+                problems.error(&claim, "must have 1 to 256 bytes");
+            }
+            (RateLimitKeyType::Claim, Some(_)) | (_, None) => {}
+            (_, Some(_)) => problems.error(&claim, "must be there for the type Claim only"),
         }
     }
 }
@@ -200,7 +223,7 @@ mod tests {
     requests: 100
     per: 1m
     burst: 20
-    by: [{{type: Identity}}, {{type: Header, header: X-Tenant}}]
+    by: [{{type: Identity}}, {{type: Header, header: X-Tenant}}, {{type: Claim, claim: realm.sub}}]
     matches: [{{method: POST, path: {{value: /api}}}}]
   - {{name: all, requests: 5, scope: Mesh}}
 "
@@ -211,6 +234,7 @@ mod tests {
         assert_eq!((limits[0].label(0), limits[1].label(1)), ("0".to_owned(), "tenants".to_owned()));
         assert_eq!(limits[1].per, Some(Period::from_millis(60_000)));
         assert_eq!(limits[1].by[1].header.as_deref(), Some("X-Tenant"));
+        assert_eq!(limits[1].by[2].claim.as_deref(), Some("realm.sub"));
         assert_eq!(limits[2].scope, Some(RateLimitScope::Mesh));
     }
 
@@ -227,6 +251,7 @@ mod tests {
   - {{requests: 1, by: [{{type: Path}}, {{type: Path}}, {{type: Header, header: 'a b'}}]}}
   - {{requests: 1, scope: Mesh, by: [{{type: Identity}}]}}
   - {{requests: 1, matches: [{{path: {{type: RegularExpression, value: '('}}}}]}}
+  - {{requests: 1, by: [{{type: Claim}}, {{type: Claim, claim: ''}}, {{type: Method, claim: sub}}]}}
 "
             ),
             &[
@@ -241,6 +266,9 @@ mod tests {
                 "spec.limits[3].by[2].header: ",
                 "spec.limits[4].by: must be empty",
                 "spec.limits[5].matches[0].path.value: ",
+                "spec.limits[6].by[0].claim: must be there for the type Claim",
+                "spec.limits[6].by[1].claim: must have 1 to 256 bytes",
+                "spec.limits[6].by[2].claim: must be there for the type Claim only",
             ],
         );
     }

@@ -530,17 +530,21 @@ fn a_session_stays_with_its_endpoint_until_that_is_out() {
         let pick = bench.cluster.pick(&aim, bench.now, &mut bench.rng).unwrap();
         (pick.endpoint.id.to_string(), pick.is_probe())
     };
+    let can_hold = |bench: &mut Bench| bench.cluster.can_hold(mark("b"), PORT, "elsewhere", bench.now);
     let home = ("b".to_owned(), false);
     assert!((0..20).all(|_| held(&mut bench) == home));
     bench.trip_and_wait("a");
     assert_eq!(held(&mut bench), home, "another's probe does not take it away");
     let time = bench.trip("b");
     assert!((0..20).all(|_| held(&mut bench).0 != "b"));
+    assert!(!can_hold(&mut bench), "its breaker is open");
     bench.now += time;
     assert_eq!(held(&mut bench), ("b".to_owned(), true), "its own is a request like others");
-    assert!(bench.cluster.has(mark("b")));
+    assert!(can_hold(&mut bench));
     bench.update(set([endpoint("a"), Endpoint { healthy: false, ..endpoint("b") }]));
-    assert!(!bench.cluster.has(mark("b")));
+    assert!(!can_hold(&mut bench), "it is not ready");
+    bench.update(set([endpoint("a"), Endpoint { ports: vec![81], ..endpoint("b") }]));
+    assert!(!can_hold(&mut bench), "it serves another port");
     assert_eq!(held(&mut bench).0, "a");
 }
 

@@ -185,7 +185,12 @@ mod tests {
                 let end = self.now + LOOK;
                 for n in 0..requests / 4 {
                     let at = self.now + LOOK * n / (requests / 4) - self.began;
-                    let asker = Asker { head: &head, identity: None, address: IpAddr::from([127, 0, 0, 1]) };
+                    let asker = Asker {
+                        head: &head,
+                        identity: None,
+                        claims: None,
+                        address: IpAddr::from([127, 0, 0, 1]),
+                    };
                     admitted += usize::from(self.limits.ask(&asker, at + SECOND).refused_by.is_none());
                 }
                 self.now = end;

@@ -33,6 +33,11 @@ impl Claims {
         items.iter().filter_map(text)
     }
 
+    /// Who says so, `iss`.
+    pub fn issuer(&self) -> &str {
+        self.0.get("iss").and_then(Value::as_str).unwrap_or_default()
+    }
+
     fn find(&self, path: &[Box<str>]) -> Option<&Value> {
         let mut names = path.iter();
         let mut found = names.next().and_then(|name| self.0.get(&**name));

@@ -75,6 +75,13 @@ fn key(raw: &v1::RateLimitKey, path: &Path<'_>, problems: &mut Problems) -> Opti
         Ok(v1::RateLimitKeyKind::Method) => Some(Key::Method),
         Ok(v1::RateLimitKeyKind::Path) => Some(Key::Path),
         Ok(v1::RateLimitKeyKind::ClientAddress) => Some(Key::ClientAddress),
+        Ok(v1::RateLimitKeyKind::Claim) if raw.claim.is_empty() => {
+            problems.add(&path.field("claim"), "is empty");
+            None
+        }
+        Ok(v1::RateLimitKeyKind::Claim) => {
+            Some(Key::Claim(raw.claim.iter().map(|name| name.as_str().into()).collect()))
+        }
         Ok(v1::RateLimitKeyKind::Unspecified) | Err(_) => {
             problems.add(&path.field("kind"), format!("key {} is not known here", raw.kind));
             None

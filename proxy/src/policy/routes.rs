@@ -184,7 +184,7 @@ fn filters(raw: &[v1::Filter], path: &Path<'_>, problems: &mut Problems) -> Vec<
                 filters::mirror(raw, &path.field("mirror"), problems).map(Filter::Mirror)
             }
             filter::Kind::Cors(raw) => {
-                filters::cors(raw, &path.field("cors"), problems).map(|cors| Filter::Cors(Box::new(cors)))
+                filters::cors(raw, &path.field("cors"), problems).map(|cors| Filter::Cors(Arc::new(cors)))
             }
             filter::Kind::Fault(raw) => filters::fault(raw, &path.field("fault"), problems)
                 .map(|fault| Filter::Fault(Box::new(fault))),

@@ -131,6 +131,7 @@ fn rate_limit() -> v1::RateLimit {
         by: vec![v1::RateLimitKey {
             kind: v1::RateLimitKeyKind::Header as i32,
             header: "x-tenant".to_owned(),
+            claim: vec![],
         }],
         matches: vec![v1::RouteMatch {
             path: Some(v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/a".to_owned())) }),
@@ -486,17 +487,22 @@ fn inbound_ports_are_read_or_refused_with_their_field() {
 
 #[test]
 fn rate_limits_are_read_or_refused_with_their_field() {
+    let key = |kind: v1::RateLimitKeyKind| v1::RateLimitKey { kind: kind as i32, ..Default::default() };
     let limit = v1::RateLimit {
         requests: 0,
         per: milliseconds(4_000_000),
         burst: 1_000_001,
-        by: vec![v1::RateLimitKey::default(), v1::RateLimitKey { kind: 2, header: "a b".to_owned() }],
+        by: vec![
+            v1::RateLimitKey::default(),
+            v1::RateLimitKey { header: "a b".to_owned(), ..key(v1::RateLimitKeyKind::Header) },
+            key(v1::RateLimitKeyKind::Claim),
+        ],
         matches: vec![v1::RouteMatch::default()],
         of_mesh: true,
         ..rate_limit()
     };
-    let identity = v1::RateLimitKey { kind: 1, header: String::new() };
-    let of_mesh = v1::RateLimit { of_mesh: true, by: vec![identity], ..rate_limit() };
+    let of_mesh =
+        v1::RateLimit { of_mesh: true, by: vec![key(v1::RateLimitKeyKind::Identity)], ..rate_limit() };
     let port = v1::InboundPort {
         port: 80,
         protocol: 1,
@@ -511,6 +517,7 @@ fn rate_limits_are_read_or_refused_with_their_field() {
         "[0].per",
         "[0].by[0].kind",
         "[0].by[1].header",
+        "[0].by[2].claim",
         "[0].matches[0].path",
         "[1].by",
     ];

@@ -1,4 +1,5 @@
 use http::Request;
+use serde_json::json;
 
 use super::*;
 use crate::route::{PathMatch, Prefix};
@@ -27,8 +28,12 @@ fn head(path: &str, fields: &[(&'static str, &'static str)]) -> request::Parts {
     request.body(()).unwrap().into_parts().0
 }
 
+fn nobody(head: &request::Parts) -> Asker<'_> {
+    Asker { head, identity: None, claims: None, address: IpAddr::from([127, 0, 0, 1]) }
+}
+
 fn admitted(limits: &RateLimits, head: &request::Parts, identity: Option<&SpiffeId>) -> bool {
-    let asker = Asker { head, identity, address: IpAddr::from([127, 0, 0, 1]) };
+    let asker = Asker { identity, ..nobody(head) };
     limits.ask(&asker, Duration::from_secs(1)).refused_by.is_none()
 }
 
@@ -71,6 +76,32 @@ fn keys_have_buckets_of_their_own() {
 }
 
 #[test]
+fn whoever_a_token_speaks_of_has_a_bucket_of_its_own() {
+    let by_claim = RateLimits(vec![limit("sub", 1, vec![Key::Claim(["realm".into(), "sub".into()].into())])]);
+    let plain = head("/", &[]);
+    let ask = |claims: Option<serde_json::Value>| {
+        let claims: Option<Claims> = claims.map(|claims| claims.as_object().unwrap().clone().into());
+        let asker = Asker { claims: claims.as_ref(), ..nobody(&plain) };
+        by_claim.ask(&asker, Duration::from_secs(1)).refused_by.is_none()
+    };
+    let of = |issuer: &str, sub: serde_json::Value| Some(json!({ "iss": issuer, "realm": { "sub": sub } }));
+    for (claims, admitted, why) in [
+        (of("a", json!("ann")), true, "the first"),
+        (of("a", json!("ann")), false, "the same"),
+        (of("a", json!("bob")), true, "somebody else"),
+        (of("b", json!("ann")), true, "somebody else of the same name"),
+        (of("a", json!(7)), true, "a number"),
+        (of("a", json!("7")), false, "reads like a number"),
+        (of("a", json!(["ann", "bob"])), true, "a list is what it lists"),
+        (None, true, "without a token"),
+        (Some(json!({ "iss": "a" })), false, "without the claim, which is the same"),
+        (of("b", json!({ "deep": 1 })), false, "as is what has no text"),
+    ] {
+        assert_eq!(ask(claims), admitted, "{why}");
+    }
+}
+
+#[test]
 fn a_limit_holds_for_what_it_matches() {
     let api = RouteMatch {
         rule: 0,
@@ -90,7 +121,7 @@ fn a_limit_holds_for_what_it_matches() {
 fn an_answer_says_what_is_left_and_a_refusal_how_long_to_wait() {
     let limits = RateLimits(vec![limit("a", 2, vec![]), RateLimit { told: false, ..limit("b", 1, vec![]) }]);
     let head = head("/", &[]);
-    let asker = Asker { head: &head, identity: None, address: IpAddr::from([127, 0, 0, 1]) };
+    let asker = nobody(&head);
     let mut fields = HeaderMap::new();
     limits.ask(&asker, Duration::from_secs(1)).standing.unwrap().write(&mut fields);
     assert_eq!(fields["ratelimit"], "\"a\";r=1;t=30");
@@ -110,7 +141,7 @@ fn a_part_of_a_limit_of_the_mesh_admits_that_part() {
     let state = Arc::new(State::new(rate, false, true));
     let limits = RateLimits(vec![RateLimit { rate, state, ..limit("mesh", 100, vec![]) }]);
     let head = head("/", &[]);
-    let asker = Asker { head: &head, identity: None, address: IpAddr::from([127, 0, 0, 1]) };
+    let asker = nobody(&head);
     let admitted_in = |from: u64, part: f64| {
         limits.0[0].state.set_part(part, Duration::from_millis(from));
         let times = (0..1000).map(|step| Duration::from_millis(from + step));
