@@ -62,6 +62,7 @@ pub mod hash_key;
 mod headers;
 pub mod health;
 pub mod hedge;
+pub mod hello;
 mod http2;
 pub mod identity;
 mod inbound;

@@ -12,7 +12,6 @@ use std::time::Duration;
 use http::uri::Authority;
 use http::{HeaderMap, Request, Uri};
 use outrigger_api::ServiceName;
-use rustls::server::Acceptor;
 use tokio::time::timeout;
 
 use crate::body::Body;
@@ -20,6 +19,7 @@ use crate::deadline::DEADLINE_MS;
 use crate::detect::{Detected, Sniff, detect};
 use crate::directory::{Unresolved, find_host};
 use crate::failure::{Failure, Side};
+use crate::hello::{self, Hello};
 use crate::metrics::Wire;
 use crate::session::{self, Destination, Session};
 use crate::snapshot::{Endpoint, Expected, External, ExternalPort, Service, Snapshot};
@@ -29,8 +29,6 @@ use crate::{destination, headers, opaque};
 
 /// The longest name there is (RFC 1035 section 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
-/// A TLS connection that has not named its server by then names none.
-const MAX_HELLO_BYTES: usize = 16 * 1024;
 
 /// The name under which hosts are counted that no document lists.
 static UNLISTED: LazyLock<ServiceName> =
@@ -91,20 +89,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: SocketAddr, mut stream: St
     );
 }
 
-/// The server name in a connection's first TLS message (RFC 6066 section 3), which stays to be read.
+/// The server name in a connection's first TLS message, which stays to be read.
 async fn server_name(stream: &mut Stream) -> Option<String> {
     loop {
-        let mut acceptor = Acceptor::default();
-        let mut seen = stream.seen();
-        while !seen.is_empty() {
-            acceptor.read_tls(&mut seen).ok()?;
-        }
-        if let Some(accepted) = acceptor.accept().ok()? {
-            let name = accepted.client_hello().server_name()?.to_ascii_lowercase();
-            return Some(name);
-        }
-        if stream.seen().len() > MAX_HELLO_BYTES || stream.fill().await.ok()? == 0 {
-            return None;
+        match hello::server_name(stream.seen()) {
+            Hello::Named(name) => return Some(name),
+            Hello::Unnamed => return None,
+            Hello::More if stream.fill().await.ok()? == 0 => return None,
+            Hello::More => {}
         }
     }
 }
