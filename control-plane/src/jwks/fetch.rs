@@ -23,7 +23,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -66,13 +66,15 @@ enum FetchError {
     Keys(#[from] super::JwksError),
     #[error("takes longer than {PATIENCE:?}")]
     Slow,
+    #[error("makes the control plane fail, which is a defect of it")]
+    Panicked,
 }
 
 #[derive(Debug)]
 struct Source {
     next: Instant,
     failures: u32,
-    under_way: bool,
+    under_way: Option<task::Id>,
 }
 
 /// Keeps the keys fresh until `stop`.
@@ -103,24 +105,26 @@ pub(crate) async fn run(
             });
         }
         for url in wanted.into_iter().take(MOST_URLS) {
-            sources.entry(url).or_insert(Source { next: now, failures: 0, under_way: false });
+            sources.entry(url).or_insert(Source { next: now, failures: 0, under_way: None });
         }
-        for (url, source) in sources.iter_mut().filter(|(_, source)| !source.under_way && source.next <= now)
-        {
-            source.under_way = true;
+        let idle = |source: &Source| source.under_way.is_none();
+        for (url, source) in sources.iter_mut().filter(|(_, source)| idle(source) && source.next <= now) {
             let (url, tls) = (url.clone(), tls.clone());
-            fetching.spawn(async move {
-                let fetched = timeout(PATIENCE, fetch(&url, tls, allow_loopback)).await;
-                (url, fetched.unwrap_or(Err(FetchError::Slow)))
-            });
+            let fetch = async move { timeout(PATIENCE, fetch(&url, tls, allow_loopback)).await };
+            source.under_way = Some(fetching.spawn(fetch).id());
         }
-        let next = sources.values().filter(|source| !source.under_way).map(|source| source.next).min();
+        let next = sources.values().filter(|source| idle(source)).map(|source| source.next).min();
         tokio::select! {
             () = stop.cancelled() => return,
             changed = documents.changed() => if changed.is_err() { return },
-            Some(Ok((url, fetched))) = fetching.join_next(), if !fetching.is_empty() => {
-                let Some(source) = sources.get_mut(&url) else { continue };
-                source.take(&url, fetched, &keys, &mut rng);
+            Some(ended) = fetching.join_next_with_id(), if !fetching.is_empty() => {
+                let (id, fetched) = match ended {
+                    Ok((id, fetched)) => (id, fetched.unwrap_or(Err(FetchError::Slow))),
+                    Err(error) => (error.id(), Err(FetchError::Panicked)),
+                };
+                let its = sources.iter_mut().find(|(_, source)| source.under_way == Some(id));
+                let Some((url, source)) = its else { continue };
+                source.take(url, fetched, &keys, &mut rng);
             }
             () = sleep_until(next.unwrap_or(now + LATEST)) => {}
         }
@@ -135,7 +139,7 @@ impl Source {
         keys: &watch::Sender<Arc<KeySets>>,
         rng: &mut impl Rng,
     ) {
-        self.under_way = false;
+        self.under_way = None;
         let wait = match fetched {
             Ok((newest, fresh)) => {
                 self.failures = 0;
