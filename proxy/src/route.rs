@@ -2,8 +2,8 @@
 //!
 //! The control plane sends the matches of a port's routes in order of precedence (Gateway API HTTPRoute), so that
 //! finding a rule is: the first match that holds. Where there are many, `index` tells which of them the path leaves.
-//! Nothing here allocates, except that a request which repeats a field has its values joined when a regular
-//! expression looks at them.
+//! Nothing here allocates, except that a request which repeats a field has its values joined where an expression looks at
+//! them or matches are looked up by them, and that a host which is not in lower case is folded where hosts are looked up.
 
 mod index;
 mod mismatch;
@@ -147,29 +147,33 @@ impl PathMatch {
 impl HeaderMatch {
     /// Whether the request meets it.
     pub(crate) fn holds(&self, head: &request::Parts) -> bool {
-        // HTTP/2 and absolute-form requests carry the host in the URI, which then counts (RFC 9112 §3.2.2).
-        if self.name == HOST
-            && let Some(authority) = head.uri.authority()
-        {
-            return self.value.holds(authority.as_str());
-        }
-        let separator = if self.name == COOKIE { "; " } else { ", " };
-        let mut values = head.headers.get_all(&self.name).iter().map(HeaderValue::as_bytes);
-        let Some(first) = values.next() else { return false };
         match &self.value {
-            ValueMatch::Exact(exact) => is_joined(exact.as_bytes(), first, values, separator.as_bytes()),
-            ValueMatch::Regex(pattern) => {
-                joined(first, values, separator.as_bytes()).is_some_and(|text| pattern.matches(&text))
-            }
+            ValueMatch::Exact(exact) => is_joined(exact.as_bytes(), &self.name, head),
+            ValueMatch::Regex(pattern) => joined(&self.name, head)
+                .is_some_and(|value| std::str::from_utf8(&value).is_ok_and(|text| pattern.matches(text))),
         }
     }
 }
 
-/// Whether `text` is `first` and `rest` with `separator` between them.
-fn is_joined<'a>(text: &[u8], first: &[u8], rest: impl Iterator<Item = &'a [u8]>, separator: &[u8]) -> bool {
-    let Some(mut text) = text.strip_prefix(first) else { return false };
-    for value in rest {
-        match text.strip_prefix(separator).and_then(|text| text.strip_prefix(value)) {
+/// The values of all fields of a name.
+fn values<'r>(name: &HeaderName, head: &'r request::Parts) -> impl Iterator<Item = &'r [u8]> + use<'r> {
+    // HTTP/2 and absolute-form requests carry the host in the URI, which then counts (RFC 9112 §3.2.2).
+    let authority = if *name == HOST { head.uri.authority() } else { None };
+    let fields = authority.is_none().then(|| head.headers.get_all(name).iter().map(HeaderValue::as_bytes));
+    authority.map(|authority| authority.as_str().as_bytes()).into_iter().chain(fields.into_iter().flatten())
+}
+
+/// What stands between the values of a name where they are joined.
+fn separator(name: &HeaderName) -> &'static [u8] {
+    if *name == COOKIE { b"; " } else { b", " }
+}
+
+/// Whether the values of a name, joined, are `text`.
+fn is_joined(text: &[u8], name: &HeaderName, head: &request::Parts) -> bool {
+    let mut values = values(name, head);
+    let Some(mut text) = values.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    for value in values {
+        match text.strip_prefix(separator(name)).and_then(|text| text.strip_prefix(value)) {
             Some(after) => text = after,
             None => return false,
         }
@@ -177,22 +181,24 @@ fn is_joined<'a>(text: &[u8], first: &[u8], rest: impl Iterator<Item = &'a [u8]>
     text.is_empty()
 }
 
-/// `first` and `rest` with `separator` between them, if that is text.
-fn joined<'a>(
-    first: &'a [u8],
-    rest: impl Iterator<Item = &'a [u8]>,
-    separator: &[u8],
-) -> Option<Cow<'a, str>> {
-    let mut rest = rest.peekable();
-    if rest.peek().is_none() {
-        return std::str::from_utf8(first).ok().map(Cow::Borrowed);
-    }
-    let mut all = first.to_vec();
-    for value in rest {
-        all.extend_from_slice(separator);
+/// The values of a name, joined. `None`: there is none.
+fn joined<'r>(name: &HeaderName, head: &'r request::Parts) -> Option<Cow<'r, [u8]>> {
+    let mut values = values(name, head);
+    let mut joined = Cow::Borrowed(values.next()?);
+    for value in values {
+        let all = joined.to_mut();
+        all.extend_from_slice(separator(name));
         all.extend_from_slice(value);
     }
-    String::from_utf8(all).ok().map(Cow::Owned)
+    Some(joined)
+}
+
+/// The host that a request is for, without the port.
+fn host(head: &request::Parts) -> Option<&str> {
+    // Both have been read as an authority before: the host ends where the port begins.
+    let named = head.headers.get(HOST).and_then(|value| value.to_str().ok());
+    let text = head.uri.authority().map(Authority::as_str).or(named)?;
+    Some(text.split_once(':').map_or(text, |(host, _)| host))
 }
 
 impl QueryMatch {
@@ -239,15 +245,6 @@ fn decoded(text: &str) -> impl Iterator<Item = u8> {
     })
 }
 
-impl ValueMatch {
-    fn holds(&self, text: &str) -> bool {
-        match self {
-            Self::Exact(exact) => &**exact == text,
-            Self::Regex(pattern) => pattern.matches(text),
-        }
-    }
-}
-
 impl RouteMatch {
     /// Whether all parts hold for a request.
     pub(crate) fn holds(&self, head: &request::Parts) -> bool {
@@ -259,11 +256,7 @@ impl RouteMatch {
     }
 
     fn is_for_host(&self, head: &request::Parts) -> bool {
-        // Both have been read as an authority before: the host ends where the port begins.
-        let named = head.headers.get(HOST).and_then(|value| value.to_str().ok());
-        let Some(text) = head.uri.authority().map(Authority::as_str).or(named) else { return false };
-        let host = text.split_once(':').map_or(text, |(host, _)| host);
-        self.hosts.iter().any(|pattern| pattern.covers(host))
+        host(head).is_some_and(|host| self.hosts.iter().any(|pattern| pattern.covers(host)))
     }
 }
 
@@ -285,7 +278,7 @@ impl RouteTable {
     pub fn position(&self, head: &request::Parts) -> Option<usize> {
         match &self.index {
             None => self.matches.iter().position(|candidate| candidate.holds(head)),
-            Some(index) => index.first(&self.matches, head.uri.path(), |candidate| candidate.holds(head)),
+            Some(index) => index.first(&self.matches, head, |candidate| candidate.holds(head)),
         }
     }
 

@@ -2,11 +2,18 @@
 //!
 //! Trying one match after the other is fastest while there are few, and a service may have hundreds: a route for
 //! each of its resources, from many teams. Then the matches are looked up by path: those of exactly this path,
-//! those of each prefix that ends at one of its slashes, and those that only an expression can decide. What the
-//! rest of a match says is asked of these alone, and the first of them in the order of precedence is the answer, as
-//! if all had been tried.
+//! those of each prefix that ends at one of its slashes, and those that only an expression can decide. Where many have
+//! one path, they are told apart by a field or the host ([`crowd`]). What the rest of a match says is asked of these alone,
+//! and the first of them in the order of precedence is the answer, as if all had been tried.
+
+mod crowd;
+
+use std::collections::HashMap;
+
+use http::request;
 
 use super::{PathMatch, RouteMatch};
+use crowd::Crowd;
 
 /// Up to so many matches are tried one after the other.
 const FEW: usize = 16;
@@ -18,6 +25,8 @@ pub(super) struct PathIndex {
     exact: Box<[u32]>,
     prefix: Box<[u32]>,
     other: Box<[u32]>,
+    /// Many of one text, by the first of them in `exact` or `prefix`.
+    crowds: HashMap<u32, Crowd>,
     /// Bytes of the longest prefix: no boundary beyond needs to be looked at, however long the path is.
     longest_prefix: usize,
 }
@@ -41,16 +50,23 @@ impl PathIndex {
         exact.sort_by_key(|&position| text(matches, position));
         prefix.sort_by_key(|&position| text(matches, position));
         let longest_prefix = prefix.iter().map(|&position| text(matches, position).len()).max().unwrap_or(0);
-        Some(Self { exact: exact.into(), prefix: prefix.into(), other: other.into(), longest_prefix })
+        let mut crowds = HashMap::new();
+        for sorted in [&exact, &prefix] {
+            for same in sorted.chunk_by(|a, b| text(matches, *a) == text(matches, *b)) {
+                crowds.extend(Crowd::of(matches, same).map(|crowd| (same[0], crowd)));
+            }
+        }
+        Some(Self { exact: exact.into(), prefix: prefix.into(), other: other.into(), crowds, longest_prefix })
     }
 
-    /// The first of `matches`, which must be those that the index was made of, that has this path and `holds`.
+    /// The first of `matches`, which must be those that the index was made of, that has the request's path and `holds`.
     pub(super) fn first(
         &self,
         matches: &[RouteMatch],
-        path: &str,
+        head: &request::Parts,
         mut holds: impl FnMut(&RouteMatch) -> bool,
     ) -> Option<usize> {
+        let path = head.uri.path();
         let mut best = None;
         let mut consider = |positions: &[u32], is_meant: &dyn Fn(&RouteMatch) -> bool| {
             for &position in positions {
@@ -66,14 +82,20 @@ impl PathIndex {
                 }
             }
         };
-        consider(from(&self.exact, matches, path.as_bytes()), &|one| one.path.text() == path.as_bytes());
-        consider(&self.other, &|_| true);
+        let mut consider_all_of = |sorted: &[u32], wanted: &[u8]| {
+            let positions = from(sorted, matches, wanted);
+            let crowd = if self.crowds.is_empty() { None } else { self.crowd(matches, positions, wanted) };
+            match crowd {
+                None => consider(positions, &|one| one.path.text() == wanted),
+                Some(crowd) => crowd.meant(head).into_iter().for_each(|those| consider(those, &|_| true)),
+            }
+        };
+        consider_all_of(&self.exact, path.as_bytes());
         // The longest prefix first: it is the one that decides, mostly, and then the others are not even asked.
         let mut end = path.len();
         loop {
             if end <= self.longest_prefix {
-                let prefix = &path.as_bytes()[..end];
-                consider(from(&self.prefix, matches, prefix), &|one| one.path.text() == prefix);
+                consider_all_of(&self.prefix, &path.as_bytes()[..end]);
             }
             let before = &path.as_bytes()[..end.min(self.longest_prefix + 1)];
             match before.iter().rposition(|&byte| byte == b'/') {
@@ -82,7 +104,14 @@ impl PathIndex {
                 None => end = 0, // "/" also covers what has no slash: the `*` of OPTIONS
             }
         }
+        consider(&self.other, &|_| true);
         best.map(|position| position as usize)
+    }
+
+    /// The crowd of the matches of this text, where `positions` begins with them and they are one.
+    fn crowd(&self, matches: &[RouteMatch], positions: &[u32], wanted: &[u8]) -> Option<&Crowd> {
+        let first = positions.first().filter(|&&first| text(matches, first) == wanted)?;
+        self.crowds.get(first)
     }
 }
 
