@@ -129,6 +129,10 @@ pub(crate) fn admit_connection(
     session: &Session,
     port: &InboundPort,
 ) -> Result<(), Failure> {
+    if port.jwt.as_ref().is_some_and(|jwt| jwt.required) {
+        tell_refused(session, port.port, "a token is required, and it can show none");
+        return Err(Failure::Denied);
+    }
     let Some(access) = &port.access else { return Ok(()) };
     let decision = access.decide(&facts(session, None));
     note(worker, &decision);
@@ -224,6 +228,13 @@ impl Admission {
 
 fn facts<'a>(session: &'a Session, request: Option<RequestFacts<'a>>) -> Facts<'a> {
     Facts { identity: session.identity.as_ref(), address: session.client.ip(), request }
+}
+
+/// Logs why a connection that nobody reads is refused, where no policy says so.
+pub(crate) fn tell_refused(session: &Session, port: u16, reason: &str) {
+    let (client, error) = (session.client, Failure::Denied.name());
+    let peer = session.identity.as_ref().map(tracing::field::display);
+    tracing::info!(%client, peer, port, error, reason, "refused a connection");
 }
 
 /// Counts and logs that something was let in once and has to go.

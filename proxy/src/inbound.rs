@@ -34,7 +34,7 @@ use crate::flight::{Arrival, Flight, Hold, Tracked};
 use crate::gate::Admission;
 use crate::incoming::Incoming;
 use crate::listener::Accepted;
-use crate::metrics::{Limit, Wire};
+use crate::metrics::Limit;
 use crate::notable::Notable;
 use crate::peer_name;
 use crate::retry::{Outcome, is_grpc};
@@ -42,11 +42,10 @@ use crate::session::{self, Destination, Session};
 use crate::snapshot::Protocol;
 use crate::stream::Stream;
 use crate::trace::TraceContext;
-use crate::tunnel::{self, Carried};
 use crate::upgrade::{Offer, Stay};
 use crate::wide::Wide;
 use crate::worker::Worker;
-use crate::{destination, gate, headers, path, rate_limit, upgrade};
+use crate::{destination, gate, headers, path, rate_limit, unread, upgrade};
 
 /// The caller's proxy gives its own caller the answer at the deadline; this one stops the application a little
 /// later, so that the two answers do not race.
@@ -102,10 +101,7 @@ async fn serve_tls(worker: Rc<Worker>, client: SocketAddr, io: TcpStream) {
         ..Session::new(Side::Inbound, client, Destination::Own(caller.port))
     };
     match caller.alpn.as_deref() {
-        Some(alpn::TCP) => {
-            let _open = worker.count_accepted(Side::Inbound, Wire::Tcp, true);
-            carry(&worker, session, stream).await;
-        }
+        Some(alpn::TCP) => unread::serve(worker, session, stream).await,
         Some(alpn::HTTP1) => session::serve_http1(worker, session, stream).await,
         _ => session::serve_http2(worker, session, stream).await,
     }
@@ -158,10 +154,7 @@ async fn serve_plaintext(
     match sniff {
         Sniff::Http1 => session::serve_http1(worker, session, stream).await,
         Sniff::Http2 => session::serve_http2(worker, session, stream).await,
-        Sniff::Tls | Sniff::Opaque | Sniff::More => {
-            let _open = worker.count_accepted(Side::Inbound, Wire::Tcp, false);
-            carry(&worker, session, stream).await;
-        }
+        Sniff::Tls | Sniff::Opaque | Sniff::More => unread::serve(worker, session, stream).await,
     }
 }
 
@@ -173,46 +166,6 @@ fn plaintext_port(worker: &Worker, original: Option<SocketAddr>) -> Option<u16> 
     }
     let only = applications.next().map(|app| app.port);
     only.filter(|_| applications.next().is_none())
-}
-
-/// Carries bytes to the application.
-async fn carry(worker: &Rc<Worker>, session: Session, stream: Stream) {
-    let session = Rc::new(session);
-    let Destination::Own(port) = session.destination else { return };
-    let Some(application) = worker.applications.get(&port) else { return };
-    let began = Instant::now();
-    let service = worker.config.service.clone();
-    let (peer, mtls) = (session.identity.as_ref(), session.identity.is_some());
-    let counted = worker.recorder.metrics.tcp_opened(Side::Inbound, service.as_ref(), port, peer, mtls);
-    let snapshot = worker.snapshots.current();
-    if let Some(Err(failure)) =
-        snapshot.inbound.port(port).map(|port| gate::admit_connection(worker, &session, port))
-    {
-        return counted.closed(began.elapsed(), Some(failure));
-    }
-    let mut admission = Admission::new(worker, &session, port, None);
-    match Application::connect(application.address).await {
-        Ok(far) => {
-            let mut carried = Carried::default();
-            let failure = tokio::select! {
-                ended = tunnel::carry(stream, far, worker.config.limits.tcp_idle, &mut carried) => {
-                    ended.err().map(|_| Failure::UpstreamReset)
-                }
-                policy = admission.refused(worker, None) => {
-                    gate::tell_revoked(worker, &session, port, &policy);
-                    Some(Failure::Denied)
-                }
-            };
-            counted.read(carried.up);
-            counted.written(carried.down);
-            counted.closed(began.elapsed(), failure);
-        }
-        Err(failure) => {
-            counted.closed(began.elapsed(), Some(failure));
-            let address = application.address;
-            tracing::warn!(%address, error = failure.name(), "the application cannot be reached");
-        }
-    }
 }
 
 /// Serves one request, from its head to the head of the application's answer.

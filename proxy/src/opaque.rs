@@ -64,7 +64,7 @@ pub(crate) async fn carry_to_service(
             let now = Instant::now();
             engagement.answered(&CONNECTED, began, now);
             let mut carried = Carried::default();
-            let ended = tunnel::carry(caller, far, worker.config.limits.tcp_idle, &mut carried).await;
+            let ended = tunnel::carry(caller, far, worker.config.limits.tcp_idle, None, &mut carried).await;
             counted.read(carried.up);
             counted.written(carried.down);
             let now = Instant::now();
@@ -158,7 +158,8 @@ pub(crate) async fn pass(worker: &Rc<Worker>, caller: Stream, destination: Socke
     match peer::connect(destination, CONNECT).await {
         Ok(far) => {
             let mut carried = Carried::default();
-            let ended = tunnel::carry(caller, far.into(), worker.config.limits.tcp_idle, &mut carried).await;
+            let ended =
+                tunnel::carry(caller, far.into(), worker.config.limits.tcp_idle, None, &mut carried).await;
             counted.read(carried.up);
             counted.written(carried.down);
             counted.closed(began.elapsed(), ended.err().map(|_| Failure::UpstreamReset));

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 use crate::stream::Stream;
+use crate::suspicion::{Suspicion, Verdict};
 
 /// How much one direction buffers.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -25,11 +26,13 @@ pub(crate) struct Carried {
 /// Carries bytes between the two until both have ended, or nothing has moved for `idle`.
 ///
 /// The end of one direction is passed on while the other goes on (half-close). An error or idleness ends both.
-/// `carried` counts as it goes, so that it is right even if the future is dropped.
+/// What the caller sends must not turn out to be HTTP, where that is a `suspicion`. `carried` counts as it goes, so that it
+/// is right even if the future is dropped.
 pub(crate) async fn carry(
     caller: Stream,
     upstream: Stream,
     idle: Duration,
+    suspicion: Option<Suspicion>,
     carried: &mut Carried,
 ) -> io::Result<()> {
     let (mut caller_read, mut caller_write) = tokio::io::split(caller);
@@ -37,8 +40,8 @@ pub(crate) async fn carry(
     let last = Cell::new(Instant::now());
     let Carried { up, down } = carried;
     let copies = async {
-        let up = pump(&mut caller_read, &mut upstream_write, up, &last);
-        let down = pump(&mut upstream_read, &mut caller_write, down, &last);
+        let up = pump(&mut caller_read, &mut upstream_write, suspicion, up, &last);
+        let down = pump(&mut upstream_read, &mut caller_write, None, down, &last);
         tokio::try_join!(up, down).map(|_| ())
     };
     tokio::select! {
@@ -47,7 +50,23 @@ pub(crate) async fn carry(
     }
 }
 
-async fn pump<R, W>(from: &mut R, to: &mut W, count: &mut u64, last: &Cell<Instant>) -> io::Result<()>
+/// A connection that was let in as opaque became HTTP.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP where nobody reads it")]
+struct Suspect;
+
+/// Whether a connection ended because its `suspicion` was right.
+pub(crate) fn is_suspect(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|source| source.is::<Suspect>())
+}
+
+async fn pump<R, W>(
+    from: &mut R,
+    to: &mut W,
+    mut suspicion: Option<Suspicion>,
+    count: &mut u64,
+    last: &Cell<Instant>,
+) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -61,6 +80,11 @@ where
             return Ok(());
         }
         last.set(Instant::now());
+        match suspicion.as_mut().map(|suspicion| suspicion.look(&buffer[..read])) {
+            Some(Verdict::Http) => return Err(io::Error::other(Suspect)),
+            Some(Verdict::Other) => suspicion = None,
+            Some(Verdict::Open) | None => {}
+        }
         to.write_all(&buffer[..read]).await?;
         to.flush().await?;
         *count += read as u64;
@@ -97,7 +121,7 @@ mod tests {
         let (mut client, near) = pair().await;
         let (far, mut server) = pair().await;
         let mut carried = Carried::default();
-        let tunnel = carry(near.into(), far.into(), Duration::from_secs(5), &mut carried);
+        let tunnel = carry(near.into(), far.into(), Duration::from_secs(5), None, &mut carried);
         let client = async {
             client.write_all(b"question").await.unwrap();
             client.shutdown().await.unwrap();
@@ -123,7 +147,7 @@ mod tests {
         let (client, near) = pair().await;
         let (far, server) = pair().await;
         let mut carried = Carried::default();
-        let result = carry(near.into(), far.into(), Duration::from_millis(50), &mut carried).await;
+        let result = carry(near.into(), far.into(), Duration::from_millis(50), None, &mut carried).await;
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop((client, server));
     }

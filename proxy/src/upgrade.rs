@@ -124,7 +124,7 @@ pub(crate) fn switch(
             };
             let mut carried = Carried::default();
             let ended = tokio::select! {
-                ended = tunnel::carry(caller, upstream, idle, &mut carried) => ended,
+                ended = tunnel::carry(caller, upstream, idle, None, &mut carried) => ended,
                 () = stay.refused(&own, &session) => Ok(()),
             };
             tracing::debug!(

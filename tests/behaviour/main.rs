@@ -31,4 +31,5 @@ mod rotation;
 mod routing;
 mod tcp;
 mod tracing;
+mod unread;
 mod usage;

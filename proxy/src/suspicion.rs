@@ -1,0 +1,202 @@
+//! Whether bytes that nobody reads begin with an HTTP request after all.
+//!
+//! [`detect`](crate::detect) takes for HTTP what RFC 9112 calls a request line, and leaves everything else alone. Servers
+//! are more generous: they skip what stands before the line, split it at whatever their language calls a space, take any
+//! version and any method, or answer a line without a version. Whoever wants to pass HTTP by the proxy has all of their
+//! servers' generosity to choose from, so this has more: a line with two words or more that names a version of HTTP is one,
+//! and so is a `GET` without.
+
+/// What has been seen of a connection so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Suspicion(State);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Before the line; `lines`: something that ends one has come.
+    Before { lines: bool },
+    /// In the first word, of which the first letters are kept.
+    Word { start: [u8; 5], length: usize },
+    /// Behind the first word.
+    Rest {
+        first: First,
+        /// So much of `HTTP/` has come.
+        matched: usize,
+        /// Something has come that is no space.
+        target: bool,
+    },
+    /// The line is over, or the bytes are no text.
+    Ended(Verdict),
+}
+
+/// What the first word of a line may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Get,
+    /// Behind the line that a load balancer puts before a request (PROXY protocol, version 1) comes the request.
+    Proxy,
+    Other,
+}
+
+/// What the bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Http,
+    Other,
+    /// Too few to tell.
+    Open,
+}
+
+const VERSION: &[u8] = b"HTTP/";
+
+impl Default for Suspicion {
+    fn default() -> Self {
+        Self(State::Before { lines: false })
+    }
+}
+
+impl Suspicion {
+    /// Looks at the next bytes. Once it has said something else than [`Verdict::Open`], it says so for ever.
+    pub(crate) fn look(&mut self, bytes: &[u8]) -> Verdict {
+        for &byte in bytes {
+            if let State::Ended(verdict) = self.0 {
+                return verdict;
+            }
+            self.0 = self.0.after(byte);
+        }
+        match self.0 {
+            State::Ended(verdict) => verdict,
+            _ => Verdict::Open,
+        }
+    }
+}
+
+impl State {
+    fn after(self, byte: u8) -> Self {
+        let ends_line = matches!(byte, b'\r' | b'\n');
+        match self {
+            // The signature of the PROXY protocol, version 2.
+            Self::Before { lines: true } if byte == 0 => Self::Ended(Verdict::Http),
+            Self::Before { lines } if is_space(byte) => Self::Before { lines: lines || ends_line },
+            Self::Before { .. } if is_binary(byte) => Self::Ended(Verdict::Other),
+            Self::Before { .. } => Self::Word { start: [byte, 0, 0, 0, 0], length: 1 },
+            Self::Word { .. } if ends_line || is_binary(byte) => Self::Ended(Verdict::Other),
+            Self::Word { start, length } if is_space(byte) => {
+                let first = match &start[..length.min(start.len())] {
+                    word if word.eq_ignore_ascii_case(b"GET") => First::Get,
+                    b"PROXY" if length == start.len() => First::Proxy,
+                    _ => First::Other,
+                };
+                Self::Rest { first, matched: 0, target: false }
+            }
+            Self::Word { mut start, length } => {
+                if let Some(place) = start.get_mut(length) {
+                    *place = byte;
+                }
+                Self::Word { start, length: length.saturating_add(1) }
+            }
+            Self::Rest { first: First::Proxy, .. } if ends_line => Self::Before { lines: false },
+            Self::Rest { first: First::Get, target: true, .. } if ends_line => Self::Ended(Verdict::Http),
+            Self::Rest { .. } if ends_line => Self::Ended(Verdict::Other),
+            Self::Rest { first, matched, target } => {
+                let matched = match byte.to_ascii_uppercase() {
+                    upper if upper == VERSION[matched] => matched + 1,
+                    b'H' => 1,
+                    _ => 0,
+                };
+                if matched == VERSION.len() {
+                    return Self::Ended(Verdict::Http);
+                }
+                Self::Rest { first, matched, target: target || !is_space(byte) }
+            }
+            Self::Ended(_) => self,
+        }
+    }
+}
+
+/// What some language splits a line at: also the separators of ASCII and of Latin-1.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0)
+}
+
+/// What no method begins with or holds.
+fn is_binary(byte: u8) -> bool {
+    matches!(byte, 0..=8 | 0x0e..=0x1b | 0x7f)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::detect::{Sniff, sniff};
+
+    proptest! {
+        #[test]
+        fn what_is_detected_as_http_is_suspect(text in r"[\r\n A-Z]{0,9}[ -~]{0,9} ?HTTP/[12]\.[01]\r\n") {
+            if matches!(sniff(text.as_bytes()), Sniff::Http1 | Sniff::Http2) {
+                prop_assert_eq!(Suspicion::default().look(text.as_bytes()), Verdict::Http);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_some_server_takes_for_a_request_is_one() {
+        let long = [b"GET /".as_slice(), &[b'a'; 70_000], b" HTTP/1.1\r\n"].concat();
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"GET / HTTP/1.9\r\n",
+            b"GET / HTTP/1.1 \r\n",
+            b"get\t/\thttp/1.1\n",
+            b"\r\n\r\nGET / HTTP/1.1\r\n",
+            b"  \x85GET\xa0/\x1cHTTP/1.1\r\n",
+            b"GET /\0 HTTP/1.1\r\n",
+            b"GET / HHTTP/1.1\r\n",
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG / HTTP/1.1\r\n",
+            b"\xc3\xa4 / HTTP/1.1",
+            b"{} / HTTP/1.1",
+            b"PRI * HTTP/2.0\r\n",
+            b"GET /\r\n",
+            b"GET /\r",
+            b"get x\n",
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\n",
+            b"\r\n\r\n\0\r\nQUIT\n\x21",
+            &long,
+        ] {
+            let mut whole = Suspicion::default();
+            assert_eq!(whole.look(bytes), Verdict::Http, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(whole.look(b"\0\r\n"), Verdict::Http, "a verdict stays");
+            let mut pieces = Suspicion::default();
+            let last =
+                bytes.iter().map(|byte| pieces.look(&[*byte])).find(|verdict| *verdict != Verdict::Open);
+            assert_eq!(last, Some(Verdict::Http), "{:?} in pieces", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_left_alone() {
+        for bytes in [
+            &b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$16\r\nGET / HTTP/1.1\r\n"[..],
+            b"PING\r\n",
+            b"SET a b\r\n",
+            b"\0\0\0\x08\x04\xd2\x16\x2f",
+            b"\x16\x03\x01\x02\0",
+            b"AMQP\0\0\x09\x01",
+            b"SSH-2.0-client 1\r\n",
+            b"EHLO example.com\r\n",
+            b"CONNECT {\"verbose\":false}\r\n",
+            b"DESCRIBE rtsp://a.example/b RTSP/1.0\r\n",
+            b"\x10\x0c\0\x04MQTT",
+        ] {
+            let mut suspicion = Suspicion::default();
+            assert_eq!(suspicion.look(bytes), Verdict::Other, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(suspicion.look(b"GET / HTTP/1.1\r\n"), Verdict::Other, "a verdict stays");
+        }
+    }
+
+    #[test]
+    fn what_may_still_become_one_is_left_open() {
+        for bytes in [&b""[..], b"\r\n", b"GET", b"GET /", b"hello", b"{\"id\": 1}", b"GET / HTTP"] {
+            assert_eq!(Suspicion::default().look(bytes), Verdict::Open);
+        }
+    }
+}
