@@ -1,4 +1,7 @@
 //! One try: a request sent to one endpoint, up to the head of its answer.
+//!
+//! What is called for each request returns a future instead of being an `async fn`: that would keep every argument twice,
+//! as it came and as it is used, and a request is big.
 
 use std::error::Error;
 use std::rc::Rc;
@@ -66,23 +69,26 @@ impl Way<'_> {
     ///
     /// # Errors
     /// How the attempt ended without an answer.
-    pub(crate) async fn send_multiplexed(
+    pub(crate) fn send_multiplexed(
         &self,
         pool: &Rc<Pool>,
         request: Request<Body>,
         now: Instant,
-    ) -> Result<Answer, Outcome> {
-        let (stake, sent) = match pool.ready_stake(now) {
-            Some(stake) => (stake, now),
-            None => {
-                let _waiting = self.upstream.wait().map_err(Outcome::Failed)?;
-                let stake = Box::pin(pool.stake(|| self.dial(Transport::Multiplexed)));
-                (stake.await.map_err(Outcome::Failed)?, Instant::now())
+    ) -> impl Future<Output = Result<Answer, Outcome>> {
+        let ready = pool.ready_stake(now);
+        async move {
+            let (stake, sent) = match ready {
+                Some(stake) => (stake, now),
+                None => {
+                    let _waiting = self.upstream.wait().map_err(Outcome::Failed)?;
+                    let stake = Box::pin(pool.stake(|| self.dial(Transport::Multiplexed)));
+                    (stake.await.map_err(Outcome::Failed)?, Instant::now())
+                }
+            };
+            match stake.client().send(request, || stake.clone()).await {
+                Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
+                Err(error) => Err(outcome_of_send(&error)),
             }
-        };
-        match stake.client().send(request, || stake.clone()).await {
-            Ok(response) => Ok(Answer::new(response, Hold::Shared { _stake: stake }, sent)),
-            Err(error) => Err(outcome_of_send(&error)),
         }
     }
 
@@ -90,27 +96,31 @@ impl Way<'_> {
     ///
     /// # Errors
     /// As [`Way::send_multiplexed`].
-    pub(crate) async fn send_exclusive(
+    pub(crate) fn send_exclusive(
         &self,
         pool: &Rc<Pool>,
         request: Request<Body>,
         turn: Option<Turn>,
         now: Instant,
-    ) -> Result<Answer, Outcome> {
+    ) -> impl Future<Output = Result<Answer, Outcome>> {
         let dials = turn.is_none() || !pool.keeps_idle();
-        let mut loan = {
-            let _waiting = dials.then(|| self.upstream.wait()).transpose().map_err(Outcome::Failed)?;
-            let dial = || self.dial(Transport::Exclusive);
-            let loan = match turn {
-                Some(turn) => pool.loan(turn, dial).await,
-                None => Box::pin(pool.fresh_loan(pool.turn(), dial())).await,
+        async move {
+            let mut loan = {
+                let _waiting = dials.then(|| self.upstream.wait()).transpose().map_err(Outcome::Failed)?;
+                let dial = || self.dial(Transport::Exclusive);
+                let loan = match turn {
+                    Some(turn) => pool.loan(turn, dial).await,
+                    None => Box::pin(pool.fresh_loan(pool.turn(), dial())).await,
+                };
+                loan.map_err(Outcome::Failed)?
             };
-            loan.map_err(Outcome::Failed)?
-        };
-        let sent = if dials { Instant::now() } else { now };
-        match loan.sender().try_send_request(request).await {
-            Ok(response) => Ok(Answer::new(response.map(Incoming::from), Hold::Lent { _loan: loan }, sent)),
-            Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
+            let sent = if dials { Instant::now() } else { now };
+            match loan.sender().try_send_request(request).await {
+                Ok(response) => {
+                    Ok(Answer::new(response.map(Incoming::from), Hold::Lent { _loan: loan }, sent))
+                }
+                Err(error) => Err(outcome_of(error.message().is_some(), error.error())),
+            }
         }
     }
 

@@ -232,7 +232,7 @@ impl Tracked {
         }
         let exchange = flight.exchange();
         exchange.status = head.status.as_u16();
-        if flight.grpc {
+        if flight.grpc && there.has(Notable::VERDICT) {
             flight.exchange().grpc_status = headers::grpc_status(&head.headers);
         }
         let bodiless = headers::never_has_body(method, head.status);

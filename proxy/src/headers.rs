@@ -155,9 +155,11 @@ pub(crate) fn remove_spelled(headers: &mut HeaderMap, name: &HeaderName) {
     }
 }
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// The gRPC status in headers (a trailers-only answer) or trailers.
 pub(crate) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
-    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+    fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// Whether an answer to `method` with `status` never has a body (RFC 9110 section 6.4.1).

@@ -6,7 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -180,10 +180,10 @@ pub(crate) async fn forward(
     let (mut head, body) = request.into_parts();
     let there = Notable::of(&head.headers);
     let mut flight = begin(worker, session, &mut head, there);
-    match deliver(worker, session, &mut flight, head, there, body).await {
-        Ok(Delivered::Answer(arrival, method, deadline)) => {
+    match deliver(worker, session, &mut flight, &mut head, there, body).await {
+        Ok(Delivered::Answer(arrival, deadline)) => {
             flight.begun = Some(session.answering.begin());
-            Tracked::response(flight, *arrival, &method, worker.config.limits.stream_idle, deadline)
+            Tracked::response(flight, *arrival, &head.method, worker.config.limits.stream_idle, deadline)
         }
         Ok(Delivered::Switched(response)) => {
             flight.exchange().status = response.status().as_u16();
@@ -194,7 +194,7 @@ pub(crate) async fn forward(
 }
 
 enum Delivered {
-    Answer(Box<Arrival>, Method, Option<Deadline>),
+    Answer(Box<Arrival>, Option<Deadline>),
     Switched(Response<Body>),
 }
 
@@ -237,7 +237,7 @@ async fn deliver(
     worker: &Rc<Worker>,
     session: &Rc<Session>,
     flight: &mut Flight,
-    mut head: request::Parts,
+    head: &mut request::Parts,
     there: Notable,
     body: Incoming,
 ) -> Result<Delivered, Failure> {
@@ -259,7 +259,7 @@ async fn deliver(
     let kept = match rules.and_then(|rules| rules.access.as_ref()) {
         Some(access) => {
             let exchange = flight.exchange();
-            gate::admit_request(worker, session, access, &head, &authority, token.as_ref(), exchange)?
+            gate::admit_request(worker, session, access, head, &authority, token.as_ref(), exchange)?
         }
         None => None,
     };
@@ -268,7 +268,7 @@ async fn deliver(
         && !own.rate_limits.is_empty()
     {
         let claims = token.as_ref().map(|token| &token.claims);
-        rate_limit::enforce(&own.rate_limits, worker, session, &head, claims, flight)?;
+        rate_limit::enforce(&own.rate_limits, worker, session, head, claims, flight)?;
     }
     let protocol = flight.exchange().version;
     let mut asked = None;
@@ -293,14 +293,16 @@ async fn deliver(
         return Err(Failure::BadRequest);
     }
     let method = head.method.clone();
-    let call = Call { application, authority, head, asked, multiplexed: multiplexed(application, protocol) };
+    let multiplexed = multiplexed(application, protocol);
+    let call = Call { application, authority, head, asked, multiplexed, body };
     let concurrency = rules.and_then(|own| own.concurrency.as_ref());
     let started = Instant::now();
     if let Some(policy) = concurrency {
         flight.place = Some(take_turn(worker, application, policy, started)?);
     }
     let sent = {
-        let mut sending = pin!(call.send_in_time(body, deadline));
+        let mut sending = pin!(call.send());
+        let mut sending = pin!(in_time(deadline, sending.as_mut()));
         poll_fn(|cx| match sending.as_mut().poll(cx) {
             Poll::Pending if flight.poll_revoked(cx) => Poll::Ready(Err(Failure::Denied)),
             sent => sent,
@@ -337,7 +339,7 @@ async fn deliver(
         headers::strip_hop_by_hop(&mut head.headers);
     }
     let arrival = Arrival { head, there, body, hold, engagement: None, at: Instant::now() };
-    Ok(Delivered::Answer(Box::new(arrival), method, deadline))
+    Ok(Delivered::Answer(Box::new(arrival), deadline))
 }
 
 /// A place at the application, if it is not busy enough with others.
@@ -410,25 +412,19 @@ fn stamp(fields: &mut HeaderMap, there: Notable, session: &Session) {
 struct Call<'a> {
     application: &'a Application,
     authority: Authority,
-    head: request::Parts,
+    head: &'a mut request::Parts,
     asked: Option<HeaderValue>,
     multiplexed: bool,
+    body: Incoming,
 }
 
 impl Call<'_> {
-    async fn send_in_time(self, body: Incoming, deadline: Option<Deadline>) -> Result<Answer, Failure> {
-        match deadline {
-            None => self.send(body).await,
-            Some(Deadline { at, failure }) => timeout_at(at, self.send(body)).await.unwrap_or(Err(failure)),
-        }
-    }
-
-    async fn send(self, body: Incoming) -> Result<Answer, Failure> {
-        let Self { application, authority, mut head, asked, multiplexed } = self;
+    async fn send(self) -> Result<Answer, Failure> {
+        let Self { application, authority, head, asked, multiplexed, body } = self;
         let mut fields = std::mem::take(&mut head.headers);
         if multiplexed && asked.is_none() {
             let stake = application.stake().await?;
-            let mut request = multiplexed_request(&head, &authority, fields, Body::Once(body))?;
+            let mut request = multiplexed_request(head, &authority, fields, Body::Once(body))?;
             request.headers_mut().remove(headers::CALLER_PROTOCOL);
             let sent = Instant::now();
             return match stake.client().send(request, || stake.clone()).await {
@@ -443,6 +439,17 @@ impl Call<'_> {
         let path = head.uri.path_and_query();
         let request = exclusive_request(&head.method, path, &authority, fields, Body::Once(body))?;
         send_exclusive(application, request).await
+    }
+}
+
+/// Waits for what is `sending` until its time is over.
+async fn in_time(
+    deadline: Option<Deadline>,
+    sending: Pin<&mut impl Future<Output = Result<Answer, Failure>>>,
+) -> Result<Answer, Failure> {
+    match deadline {
+        None => sending.await,
+        Some(Deadline { at, failure }) => timeout_at(at, sending).await.unwrap_or(Err(failure)),
     }
 }
 

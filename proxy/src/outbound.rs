@@ -8,6 +8,7 @@
 mod race;
 
 use std::cell::Cell;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -177,11 +178,11 @@ pub(crate) async fn forward(
     let (mut head, body) = request.into_parts();
     let there = Notable::of(&head.headers);
     let mut flight = begin(worker, session, &mut head, there);
-    match deliver(worker, session, &mut flight, head, there, body).await {
-        Ok(Delivered::Answer(answered)) => {
-            let Answered { arrival, method, deadline } = *answered;
+    let replay = Replay::new(body, worker.room.clone());
+    match deliver(worker, session, &mut flight, &mut head, there, &replay).await {
+        Ok(Delivered::Answer(arrival, deadline)) => {
             flight.begun = Some(session.answering.begin());
-            Tracked::response(flight, arrival, &method, worker.config.limits.stream_idle, deadline)
+            Tracked::response(flight, *arrival, &head.method, worker.config.limits.stream_idle, deadline)
         }
         Ok(Delivered::Switched(response)) => {
             flight.exchange().status = response.status().as_u16();
@@ -194,17 +195,10 @@ pub(crate) async fn forward(
 
 /// How a request was served.
 enum Delivered {
-    Answer(Box<Answered>),
+    Answer(Box<Arrival>, Option<Deadline>),
     Switched(Response<Body>),
     /// By the proxy itself, as the policy says.
     Own(Box<Response<Body>>),
-}
-
-/// An answer on its way back.
-struct Answered {
-    arrival: Arrival,
-    method: Method,
-    deadline: Option<Deadline>,
 }
 
 /// Opens the record of a request and gives it its trace and its id.
@@ -237,13 +231,13 @@ async fn deliver(
     worker: &Rc<Worker>,
     session: &Rc<Session>,
     flight: &mut Flight,
-    mut head: request::Parts,
+    head: &mut request::Parts,
     mut there: Notable,
-    body: Incoming,
+    replay: &Replay,
 ) -> Result<Delivered, Failure> {
     let (mut authority, (snapshot, service), port) = match &session.destination {
         Destination::Fixed(name, port) => {
-            (destination::authority_at(&head, name, *port)?, lookup(worker, name).await?, *port)
+            (destination::authority_at(head, name, *port)?, lookup(worker, name).await?, *port)
         }
         _ => {
             let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
@@ -259,16 +253,16 @@ async fn deliver(
     if snapshot.mesh.normalize_paths {
         path::normalize(&mut head.uri)?;
     }
-    let resume = |policy: &SessionPolicy, backends| resume(worker, &snapshot, policy, backends, &head);
+    let resume = |policy: &SessionPolicy, backends| resume(worker, &snapshot, policy, backends, head);
     let ready = |name: &ServiceName, port| is_ready(worker, &snapshot, name, port);
-    let plan = Plan::of(&service, port, &head, resume, ready, &mut *worker.rng.borrow_mut())?;
+    let plan = Plan::of(&service, port, head, resume, ready, &mut *worker.rng.borrow_mut())?;
     flight.exchange().route = plan.route();
     let filtered = plan.has_filters();
     if filtered {
-        flight.page = plan.page(&head).map(Box::new);
+        flight.page = plan.page(head).map(Box::new);
     }
     if let Some(limits) = plan.rate_limits() {
-        rate_limit::enforce(limits, worker, session, &head, None, flight)?;
+        rate_limit::enforce(limits, worker, session, head, None, flight)?;
     }
     let mut asked = None;
     if there.has(Notable::HOP_BY_HOP) {
@@ -278,7 +272,7 @@ async fn deliver(
     let mut effects = Effects::default();
     if filtered {
         let mut called = plan::called(authority, port);
-        let mut passing = Passing { head: &mut head, called: &mut called, now: worker.clock.now() };
+        let mut passing = Passing { head, called: &mut called, now: worker.clock.now() };
         effects = plan.filter_request(&mut passing, &mut *worker.rng.borrow_mut())?;
         authority = called.authority;
         there = Notable::of(&head.headers);
@@ -291,13 +285,13 @@ async fn deliver(
     }
     if let Some(mut answer) = effects.answer {
         plan.filter_response(effects.origin.as_ref(), answer.headers_mut());
-        return Ok(Delivered::Own(Box::new(answer)));
+        return Ok(Delivered::Own(answer));
     }
     let (backend, port) = plan.target()?;
     let backend = snapshot.services.get(backend).ok_or(Failure::InvalidBackend)?;
     let upstream = worker.upstream(backend, started);
     let keyed = match &backend.policy.hash {
-        Some(hash) => hash.key.of(&head, session.client, &mut *worker.rng.borrow_mut()),
+        Some(hash) => hash.key.of(head, session.client, &mut *worker.rng.borrow_mut()),
         None => Keyed::default(),
     };
     flight.permit = Some(upstream.admit()?);
@@ -305,7 +299,7 @@ async fn deliver(
     let authority = outside.map_or(authority, |port| port.authority.clone());
     let caller = Offer::take(&mut head.extensions);
     let switching = asked.is_some() || head.extensions.get::<ConnectProtocol>().is_some();
-    let method = head.method.clone();
+    let head = &*head;
     let call = Call {
         worker,
         snapshot: &snapshot,
@@ -322,7 +316,7 @@ async fn deliver(
         key: keyed.key,
         mirrors: Cell::new(effects.mirrors),
     };
-    let mut arrival = match call.attempts(flight, body).await {
+    let mut arrival = match call.attempts(flight, replay).await {
         Ok(arrival) => arrival,
         Err(failure) => match plan.fallback(failure, ready).filter(|_| !call.is_grpc()) {
             Some(fallback) => {
@@ -341,11 +335,11 @@ async fn deliver(
         keep_session(session, plan.resumed, &mut arrival, worker.clock.now());
     }
     if switching
-        && upgrade::agreed(&method, arrival.head.status)
+        && upgrade::agreed(&head.method, arrival.head.status)
         && let Some(caller) = caller
     {
         plan.filter_response(effects.origin.as_ref(), &mut arrival.head.headers);
-        let Arrival { head, hold, .. } = arrival;
+        let Arrival { head, hold, .. } = *arrival;
         let stay = Stay::Outbound { _permit: flight.permit.take() };
         return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, stay)));
     }
@@ -357,7 +351,7 @@ async fn deliver(
         headers::strip_hop_by_hop(&mut arrival.head.headers);
     }
     plan.filter_response(effects.origin.as_ref(), &mut arrival.head.headers);
-    Ok(Delivered::Answer(Box::new(Answered { arrival, method, deadline })))
+    Ok(Delivered::Answer(arrival, deadline))
 }
 
 /// The session that a request belongs to, if the endpoint that it is with is still one of the rule's and not out.
@@ -430,7 +424,7 @@ fn is_ready(worker: &Worker, snapshot: &Snapshot, name: &ServiceName, port: u16)
 fn connect(
     worker: &Rc<Worker>,
     session: &Session,
-    mut head: request::Parts,
+    head: &mut request::Parts,
     service: &Service,
     port: u16,
 ) -> Result<Response<Body>, Failure> {
@@ -458,7 +452,7 @@ fn connect(
 
 /// How one attempt ended, and when.
 struct Tried {
-    result: Result<Arrival, Failure>,
+    result: Result<Box<Arrival>, Failure>,
     outcome: Outcome,
     /// Over a connection of its own.
     was_alone: bool,
@@ -508,7 +502,7 @@ struct Call<'a> {
     /// What stands behind the port, if that is outside the mesh.
     outside: Option<&'a ExternalPort>,
     authority: Authority,
-    head: request::Parts,
+    head: &'a request::Parts,
     /// What the head holds.
     there: Notable,
     /// The protocol to switch to.
@@ -522,8 +516,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// Tries until there is an answer to give, or none will come.
-    async fn attempts(&self, flight: &mut Flight, body: Incoming) -> Result<Arrival, Failure> {
-        let replay = Replay::new(body, self.worker.room.clone());
+    async fn attempts(&self, flight: &mut Flight, replay: &Replay) -> Result<Box<Arrival>, Failure> {
         flight.request_body = Some(replay.clone());
         // Where the protocol is switched, what follows is no request.
         for likeness in self.mirrors.take().into_iter().filter(|_| self.asked.is_none()) {
@@ -531,7 +524,7 @@ impl Call<'_> {
             likeness.send(self.worker, self.snapshot, replay.copy(), trace);
         }
         let mut alone = true;
-        let mut attempts = Attempts::new(self.plan.retry.cloned(), RequestFacts::new(&self.head, true));
+        let mut attempts = Attempts::new(self.plan.retry.cloned(), RequestFacts::new(self.head, true));
         let mut tried: SmallVec<[Arc<str>; 4]> = SmallVec::new();
         self.upstream.deposit(flight.exchange().started);
         let hedged = self.plan.hedging.is_some() && self.may_be_hedged();
@@ -540,7 +533,7 @@ impl Call<'_> {
                 replay.settle();
             }
             let Tried { result, outcome, was_alone, at: now } =
-                self.attempt(flight, &replay, attempts.number(), alone, hedged, &mut tried).await?;
+                self.attempt(flight, replay, attempts.number(), alone, hedged, &mut tried).await?;
             if was_alone && matches!(outcome, Outcome::StaleConnection | Outcome::NotProcessed) {
                 // The kept connection was just being closed. On a shared one the peer would have said so in time;
                 // that this one did not is no reason to spend a retry.
@@ -595,7 +588,7 @@ impl Call<'_> {
         let result = if hedged {
             Box::pin(self.race(flight, replay, (launched, parcel), number, tried)).await
         } else {
-            let sent = self.send(parcel).await;
+            let sent = in_time(parcel.limit, pin!(self.send(parcel))).await;
             self.land(flight, replay, launched, sent)
         };
         flight.exchange().upstream += result.at.duration_since(now);
@@ -678,7 +671,7 @@ impl Call<'_> {
                 }
                 engagement.answered(&outcome, sent, now);
                 let arrival = Arrival { head, there, body, hold, engagement: Some(engagement), at: now };
-                Tried { result: Ok(arrival), outcome, was_alone, at: now }
+                Tried { result: Ok(Box::new(arrival)), outcome, was_alone, at: now }
             }
             Err(outcome) => {
                 // Where the caller's own body ended in an error, that says nothing of the endpoint.
@@ -760,7 +753,7 @@ impl Call<'_> {
         body: Body,
     ) -> Result<Request<Body>, Failure> {
         if matches!(shape, Shape::Multiplexed) {
-            return multiplexed_request(&self.head, &self.authority, fields, body);
+            return multiplexed_request(self.head, &self.authority, fields, body);
         }
         if let Some(protocol) = &self.asked {
             fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -785,16 +778,17 @@ impl Call<'_> {
         self.plan.retry.is_some_and(|retry| !retry.grpc.is_empty()) && self.is_grpc()
     }
 
-    async fn send(&self, parcel: Parcel) -> Result<Answer, Outcome> {
-        let Parcel { endpoint, pool, shape, request, limit, at: now } = parcel;
-        let way = Way {
-            worker: self.worker,
-            upstream: &self.upstream,
-            endpoint: &endpoint,
-            port: self.port,
-            policy: &self.backend.policy,
-        };
-        let sending = async {
+    /// Sends an attempt, and waits for the head of its answer.
+    fn send(&self, parcel: Parcel) -> impl Future<Output = Result<Answer, Outcome>> {
+        let Parcel { endpoint, pool, shape, request, limit: _, at: now } = parcel;
+        async move {
+            let way = Way {
+                worker: self.worker,
+                upstream: &self.upstream,
+                endpoint: &endpoint,
+                port: self.port,
+                policy: &self.backend.policy,
+            };
             let mut answer = match shape {
                 Shape::Multiplexed => way.send_multiplexed(&pool, request, now).await?,
                 Shape::Exclusive(turn) => way.send_exclusive(&pool, request, Some(turn), now).await?,
@@ -805,19 +799,26 @@ impl Call<'_> {
             }
             let status = answer.body.grpc_status().await;
             Ok(answer.with_grpc_status(status))
-        };
-        match limit {
-            None => sending.await,
-            Some(Deadline { at, failure }) => {
-                timeout_at(at, sending).await.unwrap_or(Err(Outcome::Failed(failure)))
-            }
+        }
+    }
+}
+
+/// Waits for what is `sending` until its time is over.
+async fn in_time(
+    limit: Option<Deadline>,
+    sending: Pin<&mut impl Future<Output = Result<Answer, Outcome>>>,
+) -> Result<Answer, Outcome> {
+    match limit {
+        None => sending.await,
+        Some(Deadline { at, failure }) => {
+            timeout_at(at, sending).await.unwrap_or(Err(Outcome::Failed(failure)))
         }
     }
 }
 
 /// An answer that the caller does not get still counts for its endpoint.
-fn give_up(result: Result<Arrival, Failure>, outcome: &Outcome, now: Instant) {
-    if let Ok(Arrival { engagement: Some(engagement), .. }) = result {
+fn give_up(result: Result<Box<Arrival>, Failure>, outcome: &Outcome, now: Instant) {
+    if let Some(engagement) = result.ok().and_then(|arrival| arrival.engagement) {
         engagement.end(outcome, now);
     }
 }

@@ -58,7 +58,7 @@ pub(crate) struct Passing<'r> {
 #[derive(Debug, Default)]
 pub(crate) struct Effects<'a> {
     /// The proxy's own answer, in place of a backend's.
-    pub(crate) answer: Option<Response<Body>>,
+    pub(crate) answer: Option<Box<Response<Body>>>,
     /// What is done to it on purpose, before it is sent or answered.
     pub(crate) faults: SmallVec<[&'a Fault; 1]>,
     /// Who is sent the same.
@@ -201,11 +201,11 @@ impl<'a> Plan<'a> {
                     rewrite.apply(&mut head.uri, &mut called.authority).ok_or(Failure::BadRequest)?
                 }
                 Filter::Redirect(redirect) => {
-                    effects.answer = Some(redirected(redirect, called, head)?);
+                    effects.answer = Some(Box::new(redirected(redirect, called, head)?));
                     break;
                 }
                 Filter::Cors(cors) => {
-                    effects.answer = cors.preflight(head);
+                    effects.answer = cors.preflight(head).map(Box::new);
                     if effects.answer.is_some() {
                         break;
                     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::budget::Budget;
 use crate::failure::{Failure, Reached};
+use crate::headers::grpc_status;
 
 /// Extra tries where no policy says otherwise.
 pub const DEFAULT_RETRIES: u32 = 2;
@@ -103,8 +104,7 @@ pub enum Showing {
 impl Outcome {
     /// An answer, read from its status and fields.
     pub fn answer(code: StatusCode, headers: &HeaderMap) -> Self {
-        let grpc = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
-        Self::Status { code, grpc, retry_after: retry_after(headers) }
+        Self::Status { code, grpc: grpc_status(headers), retry_after: retry_after(headers) }
     }
 
     /// What the outcome says of the endpoint, for its breaker and its share of the load.

@@ -103,16 +103,16 @@ impl Client {
         self.state.streams.get()
     }
 
-    /// Sends a request and waits for the head of its answer. Dropping the future resets the stream. What is left of the
+    /// Sends a request at once, and waits for the head of its answer. Dropping the future resets the stream. What is left of the
     /// request's body when the answer begins goes on in a task of its own, which keeps what `place` makes.
     ///
     /// # Errors
     /// There is no answer.
-    pub(crate) async fn send<P: 'static>(
+    pub(crate) fn send<P: 'static>(
         &self,
         request: Request<Body>,
         place: impl FnOnce() -> P,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> {
         let mut sender = self.sender.clone();
         let (mut head, body) = request.into_parts();
         let connects = head.method == Method::CONNECT;
@@ -124,42 +124,46 @@ impl Client {
             head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
         }
         let sent = sender.send_request(Request::from_parts(head, ()), bodiless);
-        let (answer, stream) = sent.map_err(|error| {
+        let sent = sent.map_err(|error| {
             if error.is_go_away() || error.is_io() {
                 SendError::Unsent(error)
             } else {
                 SendError::Lost(error)
             }
-        })?;
-        if connects {
-            let (mut head, receive) = answer.await.map_err(SendError::Lost)?.into_parts();
-            if !head.status.is_success() {
-                let body = Incoming::Http2(Received::new(receive, &head.headers));
-                return Ok(Response::from_parts(head, body));
-            }
-            let (give, offer) = oneshot::channel();
-            let _ = give.send(Tunnel::new(stream, receive)); // the other half is right here
-            Offer::put(&mut head.extensions, offer);
-            return Ok(Response::from_parts(head, Incoming::Empty));
-        }
-        let mut answer = pin!(answer);
-        let mut pipe = (!bodiless).then(|| Pipe::new(body, stream));
-        let response = poll_fn(|cx| {
-            if pipe.as_mut().is_some_and(|pipe| Pin::new(pipe).poll(cx).is_ready()) {
-                pipe = None;
-            }
-            answer.as_mut().poll(cx)
         });
-        let response = response.await.map_err(SendError::Lost)?;
-        if let Some(pipe) = pipe {
-            let place = place();
-            spawn_local(async move {
-                pipe.await;
-                drop(place);
+        // The request is with the connection by now, and is not carried along.
+        async move {
+            let (answer, stream) = sent?;
+            if connects {
+                let (mut head, receive) = answer.await.map_err(SendError::Lost)?.into_parts();
+                if !head.status.is_success() {
+                    let body = Incoming::Http2(Received::new(receive, &head.headers));
+                    return Ok(Response::from_parts(head, body));
+                }
+                let (give, offer) = oneshot::channel();
+                let _ = give.send(Tunnel::new(stream, receive)); // the other half is right here
+                Offer::put(&mut head.extensions, offer);
+                return Ok(Response::from_parts(head, Incoming::Empty));
+            }
+            let mut answer = pin!(answer);
+            let mut pipe = (!bodiless).then(|| Pipe::new(body, stream));
+            let response = poll_fn(|cx| {
+                if pipe.as_mut().is_some_and(|pipe| Pin::new(pipe).poll(cx).is_ready()) {
+                    pipe = None;
+                }
+                answer.as_mut().poll(cx)
             });
+            let response = response.await.map_err(SendError::Lost)?;
+            if let Some(pipe) = pipe {
+                let place = place();
+                spawn_local(async move {
+                    pipe.await;
+                    drop(place);
+                });
+            }
+            let (head, stream) = response.into_parts();
+            let body = Incoming::Http2(Received::new(stream, &head.headers));
+            Ok(Response::from_parts(head, body))
         }
-        let (head, stream) = response.into_parts();
-        let body = Incoming::Http2(Received::new(stream, &head.headers));
-        Ok(Response::from_parts(head, body))
     }
 }

@@ -1,7 +1,7 @@
 //! An attempt that is late, and the ones that are sent beside it (see [`hedge`](crate::hedge)).
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Call, Launched, Parcel, Tried, give_up};
+use super::{Call, Launched, Parcel, Tried, give_up, in_time};
 use crate::attempt::{Answer, outcome_of_answer};
 use crate::flight::Flight;
 use crate::hedge::HedgePolicy;
@@ -39,7 +39,7 @@ impl Call<'_> {
         let started = parcel.at;
         let late = self.plan.hedging.and_then(|hedging| self.late(hedging, started));
         let (mut next, mut extra) = (late.map(|(after, _)| started + after), 0);
-        let first = Runner { launched, sending: Box::pin(self.send(parcel)), is_extra: false };
+        let first = self.runner(launched, parcel, false);
         let mut runners: SmallVec<[Runner<'_>; 2]> = SmallVec::from_iter([first]);
         loop {
             let ended = tokio::select! {
@@ -97,7 +97,12 @@ impl Call<'_> {
         }
         let (launched, parcel) = self.launch(flight, engagement, replay, body, number, false).ok()?;
         tried.push(parcel.endpoint.id.clone());
-        Some(Runner { launched, sending: Box::pin(self.send(parcel)), is_extra: true })
+        Some(self.runner(launched, parcel, true))
+    }
+
+    fn runner(&self, launched: Launched, parcel: Parcel, is_extra: bool) -> Runner<'_> {
+        let sending = Box::pin(async move { in_time(parcel.limit, pin!(self.send(parcel))).await });
+        Runner { launched, sending, is_extra }
     }
 }
 
