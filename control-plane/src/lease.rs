@@ -78,8 +78,8 @@ struct Holder {
     asked: f64,
     part: f64,
     told: u32,
-    /// A larger part that it may still be using, until then.
-    before: Option<(f64, Instant)>,
+    /// Larger parts that it may still be using, each until then.
+    before: Vec<(f64, Instant)>,
     /// Its stream was lost; it is forgotten then.
     gone: Option<Instant>,
 }
@@ -87,10 +87,17 @@ struct Holder {
 impl Holder {
     /// What nobody else may have.
     fn committed(&self, now: Instant) -> f64 {
-        match self.before {
-            Some((before, until)) if now < until => before.max(self.part),
-            _ => self.part,
-        }
+        let before = self.before.iter().filter(|(_, until)| now < *until);
+        before.fold(self.part, |most, (part, _)| most.max(*part))
+    }
+
+    /// Goes on with a smaller part. What it had before that, and has surely heard the end of, is no longer its own,
+    /// however often it is given less: demand falls bit by bit.
+    fn shrink(&mut self, part: f64, now: Instant) {
+        self.before.retain(|(_, until)| now < *until);
+        self.before.push((self.part, now + HEARD));
+        self.part = part;
+        self.told = 0;
     }
 }
 
@@ -111,7 +118,7 @@ impl<K: Ord + Clone> Leases<K> {
             asked,
             part: if demand.part.is_finite() { demand.part.clamp(0.0, 1.0) } else { 0.0 },
             told: 0,
-            before: None,
+            before: Vec::new(),
             gone: None,
         });
         (holder.asked, holder.gone) = (asked, None);
@@ -212,9 +219,7 @@ impl<K: Ord + Clone> Budget<K> {
     fn shrink(&mut self, targets: &[f64], now: Instant) {
         for (holder, target) in self.holders.values_mut().zip(targets) {
             if holder.gone.is_none() && holder.part - target > holder.part * WORTH {
-                holder.before = Some((holder.committed(now), now + HEARD));
-                holder.part = *target;
-                holder.told = 0;
+                holder.shrink(*target, now);
             }
         }
     }
@@ -243,7 +248,7 @@ impl<K: Ord + Clone> Budget<K> {
 
     /// When something that was given up is free, or somebody is forgotten.
     fn next(&self, now: Instant) -> Option<Instant> {
-        let freed = self.holders.values().filter_map(|holder| Some(holder.before?.1));
+        let freed = self.holders.values().flat_map(|holder| &holder.before).map(|(_, until)| *until);
         let gone = self.holders.values().filter_map(|holder| holder.gone);
         let gathered = Some(self.expected.1).filter(|_| (self.holders.len() as u32) < self.expected.0);
         freed.chain(gone).chain(gathered).filter(|at| *at > now).min()

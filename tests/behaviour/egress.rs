@@ -340,6 +340,22 @@ async fn a_host_that_nobody_lists_is_called_unless_only_listed_ones_may_be() {
 }
 
 #[tokio::test]
+async fn a_misspelt_service_of_a_namespace_that_is_known_is_looked_up_nowhere() {
+    let outside = Outside::start(saying("outside")).await;
+    let known = "apiVersion: v1\nkind: Service\nmetadata: {name: known, namespace: other}\n\
+                 spec: {ports: [{port: 80}]}\n---\n";
+    let mesh = outside.mesh().policy(known).start().await;
+    let web = mesh.client("web");
+    web.get("http://known.other/").await.assert_failure(503, "no-endpoints", "outbound");
+    for _ in 0..2 {
+        web.get("http://unknown.other/").await.assert_failure(404, "no-route", "outbound");
+        web.get("http://unknown.example/").await.assert_failure(404, "no-route", "outbound");
+    }
+    assert_eq!(outside.dns.questions("unknown.other"), 0);
+    assert!(outside.dns.questions("unknown.example") > 0, "what may be a host is asked for");
+}
+
+#[tokio::test]
 async fn a_host_is_found_again_when_it_is_listed_and_gone_when_it_is_not() {
     let outside = Outside::start(saying("listed")).await;
     let mesh = outside.mesh().policy(LISTED_ONLY).start().await;

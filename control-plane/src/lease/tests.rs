@@ -58,6 +58,23 @@ impl Fleet {
 }
 
 #[test]
+fn what_is_asked_for_less_and_less_goes_to_others_meanwhile() {
+    let mut fleet = Fleet::new(3);
+    fleet.say(0, 3.0);
+    fleet.pass(Duration::from_secs(15));
+    assert!(fleet.parts[0] > 0.9, "{:?}", fleet.parts);
+    // What one is asked for is averaged, so that its end is a long way down.
+    for quarter in 1..=12 {
+        fleet.say(0, 3.0 * (-0.25 * f64::from(quarter)).exp());
+        (1..3).for_each(|proxy| fleet.say(proxy, 1.5));
+        fleet.pass(Duration::from_millis(250));
+        assert!(fleet.sum() <= 1.0 + WORTH, "{:?}", fleet.parts);
+    }
+    let moved = fleet.parts[1] + fleet.parts[2];
+    assert!(moved > 0.75, "{:?}", fleet.parts);
+}
+
+#[test]
 fn everybody_gets_what_it_asks_for_or_as_much_as_anybody() {
     for (asked, expected) in [
         (&[0.5, 0.5][..], &[0.5, 0.5][..]),

@@ -276,7 +276,9 @@ impl Conversation {
     }
 
     fn go_outside(&mut self, host: &Arc<str>, port: u16) {
-        let refusal = if !self.model.allows(host) {
+        let refusal = if self.model.is_inside(host) {
+            Unresolved::Missing
+        } else if !self.model.allows(host) {
             Unresolved::NotAllowed
         } else if self.model.open(host, port, self.second()) == Asked::Waiting {
             return; // answered when it is resolved

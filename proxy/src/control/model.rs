@@ -216,6 +216,16 @@ impl Model {
         !self.mesh.egress.listed_only || host.parse().is_ok_and(|address| self.mesh.egress.allows(address))
     }
 
+    /// Whether a host that no document lists can only be meant for the mesh: `NAME.NAMESPACE`, of a namespace from which
+    /// the proxy knows a service. No name server need be asked for what is most likely misspelt.
+    pub(super) fn is_inside(&self, host: &str) -> bool {
+        let is_known = |(name, entry): (&ServiceName, &Entry)| {
+            let rest = host.strip_suffix(name.namespace()).and_then(|rest| rest.strip_suffix('.'));
+            entry.newest.is_some() && !entry.unlisted && rest.is_some_and(|rest| !rest.contains('.'))
+        };
+        self.services.iter().any(is_known)
+    }
+
     /// A worker wants a host that no document lists, and may have it.
     pub(super) fn open(&mut self, host: &Arc<str>, port: u16, second: u64) -> Asked {
         let is_it = |entry: &&Entry| {

@@ -418,6 +418,27 @@ fn a_host_that_nobody_lists_is_opened_once_a_port_and_is_the_proxys_own_affair()
 }
 
 #[test]
+fn a_name_of_a_namespace_that_is_known_is_no_host() {
+    let mut fed = Fed::default();
+    fed.model.ask(&name("example.com"), 0);
+    fed.model.open(&HOST.into(), 80, 0);
+    fed.feed(service("cart.shop", 1, &["gone.other"])).unwrap();
+    fed.feed(not_found("gone.other")).unwrap();
+    for (host, inside) in [
+        ("carts.shop", true),
+        ("shop", false),
+        ("a.carts.shop", false),
+        ("example.workshop", false),
+        ("example.other", false),
+        ("www.com", false),
+        ("external-9.outrigger", false),
+        ("192.0.2.7", false),
+    ] {
+        assert_eq!(fed.model.is_inside(host), inside, "{host}");
+    }
+}
+
+#[test]
 fn hosts_that_callers_invent_push_each_other_out() {
     let mut fed = Fed::default();
     for number in 0..2 * MAX_UNLISTED {
