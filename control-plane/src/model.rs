@@ -68,11 +68,13 @@ pub(crate) struct AccessChange {
     mesh: bool,
     namespaces: BTreeSet<String>,
     services: BTreeSet<ServiceName>,
+    /// As the services that they are to their proxies.
+    pub(crate) gateways: BTreeSet<ServiceName>,
 }
 
 impl AccessChange {
     pub(crate) fn is_empty(&self) -> bool {
-        !self.mesh && self.namespaces.is_empty() && self.services.is_empty()
+        *self == Self::default()
     }
 
     /// Whether it concerns the service.
@@ -87,6 +89,7 @@ impl AccessChange {
                 Reach::Mesh => self.mesh = true,
                 Reach::Namespace => drop(self.namespaces.insert(namespace.to_owned())),
                 Reach::Service(name) => self.services.extend(ServiceName::new(namespace, name)),
+                Reach::Gateway(name) => self.gateways.extend(gateway_service(namespace, name)),
             }
         }
     }
@@ -164,6 +167,7 @@ impl Model {
         for (_, before, after) in changed(&old.access_policies, &documents.access_policies) {
             before.into_iter().chain(after).for_each(|policy| change.access.note(policy));
         }
+        change.services.extend(change.access.gateways.iter().cloned());
         let access = |mesh: &Option<Arc<MeshConfig>>| mesh.as_ref().and_then(|mesh| mesh.spec.access.clone());
         change.access.mesh |= access(&old.mesh_config) != access(&documents.mesh_config);
         change
@@ -237,7 +241,7 @@ impl Model {
 
     /// The gateway that `service` stands for.
     pub(crate) fn gateway(&self, service: &ServiceName) -> Option<&Gateway> {
-        let name = service.name().strip_prefix(GATEWAY_PREFIX)?;
+        let name = gateway_name(service)?;
         let key = (service.namespace().to_owned(), name.to_owned());
         self.documents.gateways.get(&key).map(Arc::as_ref)
     }
@@ -402,6 +406,11 @@ fn gateway_service(namespace: &str, name: &str) -> Option<ServiceName> {
     ServiceName::new(namespace, &format!("{GATEWAY_PREFIX}{name}")).ok()
 }
 
+/// The name of the gateway that a service would stand for.
+pub(crate) fn gateway_name(service: &ServiceName) -> Option<&str> {
+    service.name().strip_prefix(GATEWAY_PREFIX)
+}
+
 /// Whether a parentRef means a Gateway, which it does where it says nothing.
 pub(crate) fn is_gateway(group: Option<&str>, kind: Option<&str>) -> bool {
     matches!(group, None | Some("gateway.networking.k8s.io")) && matches!(kind, None | Some("Gateway"))
@@ -416,10 +425,14 @@ fn targets(policy: &ServicePolicy) -> BTreeSet<ServiceName> {
     named(&policy.metadata, &policy.spec.target_refs)
 }
 
-/// The services that a policy names, all of them in its own namespace.
+/// The services that a policy names, all of them in its own namespace; a gateway is one, too.
 fn named(metadata: &ObjectMeta, targets: &[TargetRef]) -> BTreeSet<ServiceName> {
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    targets.iter().filter_map(|target| ServiceName::new(namespace, &target.name).ok()).collect()
+    let service = |target: &TargetRef| match target.is_gateway() {
+        true => gateway_service(namespace, &target.name),
+        false => ServiceName::new(namespace, &target.name).ok(),
+    };
+    targets.iter().filter_map(service).collect()
 }
 
 fn traffic_targets(policy: &XBackendTrafficPolicy) -> BTreeSet<ServiceName> {

@@ -46,9 +46,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use access_policy::{
-    AccessMode, AccessPolicy, AccessPolicySpec, Action, ClaimCondition, ClaimHeader, HeaderCondition, Jwks,
-    Jwt, JwtIssuer, MESH_NAMESPACE, Operation, PathCondition, PathType, Rule as AccessRule, Source, TextType,
-    TokenSource,
+    AccessMode, AccessPolicy, AccessPolicySpec, Action, ApiKey, ApiKeys, ClaimCondition, ClaimHeader,
+    HeaderCondition, Jwks, Jwt, JwtIssuer, MESH_NAMESPACE, Operation, PathCondition, PathType,
+    Rule as AccessRule, Source, TextType, TokenSource,
 };
 pub use documents::{ByName, Documents};
 pub use duration::{Period, PeriodError};

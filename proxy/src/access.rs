@@ -56,8 +56,17 @@ pub struct RequestFacts<'a> {
 pub struct Fields<'a> {
     /// As they came.
     pub headers: &'a HeaderMap,
+    /// What those proved that are taken away.
+    pub shown: Shown<'a>,
+}
+
+/// What a request has shown of whoever sends it, beside the certificate of its connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shown<'a> {
     /// What its verified token says; `None`: it has none.
     pub claims: Option<&'a Claims>,
+    /// What the API key is called that it brought; `None`: it brought none.
+    pub api_key: Option<&'a str>,
 }
 
 /// The rules of one port.
@@ -80,7 +89,7 @@ pub struct Looks {
     pub path: bool,
     /// At the host.
     pub host: bool,
-    /// At fields or at a token.
+    /// At fields, at a token or at an API key.
     pub fields: bool,
 }
 
@@ -191,11 +200,11 @@ impl Access {
         address: IpAddr,
         head: &request::Parts,
         authority: &Authority,
-        claims: Option<&Claims>,
+        shown: Shown<'_>,
     ) -> Result<Decision<'_>, Ambiguous> {
         let path = if self.looks.path { decoded(head.uri.path())? } else { Cow::Borrowed("") };
         let host = if self.looks.host { host_of(authority) } else { Cow::Borrowed("") };
-        let fields = Fields { headers: &head.headers, claims };
+        let fields = Fields { headers: &head.headers, shown };
         let request = RequestFacts { method: &head.method, host: &host, path: &path, fields: Some(fields) };
         Ok(self.decide(&Facts { identity, address, request: Some(request) }))
     }
@@ -279,7 +288,7 @@ impl Rule {
     }
 
     fn note(&self, looks: &mut Looks) {
-        looks.fields |= !self.when.is_empty();
+        looks.fields |= !self.when.is_empty() || self.from.iter().any(Source::looks_at_keys);
         for operation in &self.to {
             looks.path |= !operation.paths.is_empty() || !operation.not_paths.is_empty();
             looks.host |= !operation.hosts.is_empty();
@@ -291,7 +300,7 @@ impl Rule {
 impl ClaimCondition {
     fn holds(&self, request: Option<RequestFacts<'_>>, effect: Effect) -> bool {
         let Some(fields) = request.and_then(|request| request.fields) else { return effect.of_unknown() };
-        let Some(claims) = fields.claims else { return false };
+        let Some(claims) = fields.shown.claims else { return false };
         claims
             .values(&self.path)
             .any(|value| self.values.iter().any(|text| text.is(value.as_bytes(), effect)))

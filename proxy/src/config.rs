@@ -156,14 +156,14 @@ impl ProxyConfig {
             };
             listens.map(describe).collect()
         };
-        let gateway = self.listens.iter().find(|listen| listen.gateway).map(|listen| listen.service.name());
+        let gateway = self.gateway().map(gateway_name);
         serde_json::json!({
             "namespace": self.namespace,
             "service": self.service.as_ref().map(|service| service.name()),
             "serviceAccount": self.service_account,
             "app": apps.collect::<Vec<_>>(),
             "listen": listens(false),
-            "gateway": gateway.map(|name| name.strip_prefix(GATEWAY_PREFIX).unwrap_or(name)),
+            "gateway": gateway,
             "gatewayListen": listens(true),
             "controlPlane": self.control_plane,
             "joinTokenFile": self.join_token_file,
@@ -253,8 +253,25 @@ fn read(settings: &mut Settings) -> ProxyConfig {
     }
 }
 
+impl ProxyConfig {
+    /// The gateway that the proxy serves, as the service that it is to the control plane.
+    pub fn gateway(&self) -> Option<&ServiceName> {
+        self.gateway_listens().next().map(|listen| &listen.service)
+    }
+
+    /// Where the proxy takes connections in from outside.
+    pub(crate) fn gateway_listens(&self) -> impl Iterator<Item = &Listen> {
+        self.listens.iter().filter(|listen| listen.gateway)
+    }
+}
+
 /// To the control plane a gateway is a service with this before its name.
 const GATEWAY_PREFIX: &str = "gateway--";
+
+/// The name of the gateway that is this service to the control plane.
+pub(crate) fn gateway_name(service: &ServiceName) -> &str {
+    service.name().strip_prefix(GATEWAY_PREFIX).unwrap_or(service.name())
+}
 
 /// The gateway's own first, so that each has its place among the workers' TLS configurations.
 fn listens(settings: &mut Settings, namespace: &str) -> Vec<Listen> {

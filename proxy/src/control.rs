@@ -66,6 +66,7 @@ use self::readiness::Readiness;
 use self::reason::reason;
 use self::view::Troubles;
 use self::waiting::Waiting;
+use crate::config::gateway_name;
 use crate::directory::{ASKS, Directory};
 use crate::health::{self, Check};
 use crate::identity::Identities;
@@ -111,6 +112,9 @@ pub struct ControlInputs {
     pub state: Option<StateSettings>,
     /// `None` for a proxy that serves nothing inbound.
     pub workload: Option<WorkloadInputs>,
+    /// The gateway that the proxy serves, which it follows from the beginning to the end, and the ports of its listeners
+    /// that it listens for.
+    pub gateway: Option<(ServiceName, Vec<u16>)>,
     /// Where the admin server listens, for people to find it.
     pub admin_address: String,
     /// How the application is asked for its health.
@@ -221,7 +225,9 @@ fn start_with(mut inputs: ControlInputs, waits: Waits) -> Result<ControlHandle, 
         fleet: Fleet::default(),
         keeping: Keeping::new(state),
         swept: 0,
+        gateway: inputs.gateway.as_ref().map(|(gateway, _)| gateway.clone()),
     };
+    conversation.follow_gateway();
     conversation.publish();
 
     let link = Link {
@@ -281,6 +287,10 @@ fn hello(inputs: &ControlInputs, instance: &str, healthy: bool) -> v1::Hello {
             healthy,
         }),
         admin_address: inputs.admin_address.clone(),
+        gateway: inputs.gateway.as_ref().map(|(gateway, ports)| v1::GatewayHello {
+            name: gateway_name(gateway).to_owned(),
+            ports: ports.iter().copied().map(u32::from).collect(),
+        }),
     }
 }
 

@@ -15,11 +15,13 @@ pub enum Failure {
     BadRequest,
     /// More than 60 KiB of head or 100 fields. Check for a cookie or header that grows.
     HeadTooLarge,
-    /// A token is missing where one is required, or it is not valid. The far proxy's log says why.
+    /// A token or an API key is missing where one is required, or it is not valid. The far proxy's log says why.
     Unauthenticated,
     /// Access policy, a plaintext caller where mutual TLS is required, or a host outside that no document lists. Check
     /// the caller's identity, and MeshConfig's egress.
     Denied,
+    /// The connection was opened for another listener of the gateway. Clients open one of their own and try again.
+    Misdirected,
     /// The service is not known, or it has routes and none matches. Check `outrigger get httproute`.
     NoRoute,
     /// A route refers to something that is not there. Check the route's backends.
@@ -170,11 +172,12 @@ pub struct Facts {
 
 impl Failure {
     /// All of them, for documentation and pre-made series.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::BadRequest,
         Self::HeadTooLarge,
         Self::Unauthenticated,
         Self::Denied,
+        Self::Misdirected,
         Self::NoRoute,
         Self::InvalidBackend,
         Self::UpstreamReset,
@@ -233,8 +236,9 @@ impl Failure {
                 grpc::UNAUTHENTICATED,
                 "UAEX",
                 Final,
-                "the request brings no valid token",
-                "send a token of an issuer that the service takes; the far proxy's log says what is wrong",
+                "the request brings no valid token or API key",
+                "send a token of an issuer that the service takes, or a key that it knows; the log of the proxy that refused \
+                 says what is wrong",
             ),
             Self::Denied => (
                 "denied",
@@ -245,6 +249,15 @@ impl Failure {
                 "the caller may not do this",
                 "call through a proxy that has an identity in this mesh, and hosts outside only where MeshConfig's egress \
                  allows it; the log of the proxy that refused names the rule",
+            ),
+            Self::Misdirected => (
+                "misdirected",
+                421,
+                grpc::UNAVAILABLE,
+                "NR",
+                Final,
+                "the connection was opened for another host",
+                "open a connection whose server name is the host of the request",
             ),
             Self::NoRoute => (
                 "no-route",

@@ -95,7 +95,7 @@ impl Flight {
 
     /// Notes what the caller is asked for, and why.
     pub(crate) fn challenge(&mut self, challenge: Challenge) -> Failure {
-        self.exchange().policy = Some(format!("(token {})", challenge.reason).into());
+        self.exchange().policy = Some(challenge.reason);
         self.challenge = Some(challenge.field);
         Failure::Unauthenticated
     }

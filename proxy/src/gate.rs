@@ -1,4 +1,4 @@
-//! The last thing before the application: who may pass.
+//! The last thing before the application, and the first at a gateway: who may pass.
 //!
 //! Asks the rules of the port ([`crate::access`]) about a request or a connection, and writes down what they say: the
 //! policy is named in log, metric and span, and never to the caller.
@@ -13,20 +13,23 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, request};
 use outrigger_api::path::decoded;
 
-use crate::access::{Access, Decision, Facts, Fields, RequestFacts, host_of};
+use crate::access::{Access, Decision, Facts, Fields, RequestFacts, Shown, host_of};
+use crate::api_key::ApiKeys;
 use crate::exchange::Exchange;
-use crate::failure::Failure;
-use crate::headers;
+use crate::failure::{Failure, Side};
+use crate::flight::Flight;
 use crate::jwt::{Invalid, Jwt, Place, Verified};
 use crate::revocation::Watch;
-use crate::session::Session;
-use crate::snapshot::InboundPort;
+use crate::session::{Destination, Session};
+use crate::snapshot::{InboundPort, Snapshot};
 use crate::worker::Worker;
+use crate::{headers, rate_limit};
 
-/// Why a request is asked for a token, and what it is told.
+/// Why a request is asked who sends it, and what it is told.
 #[derive(Debug)]
 pub(crate) struct Challenge {
-    pub(crate) reason: Invalid,
+    /// For the log.
+    pub(crate) reason: Arc<str>,
     pub(crate) field: HeaderValue,
 }
 
@@ -37,8 +40,69 @@ impl From<Invalid> for Challenge {
             Invalid::Missing => "Bearer".to_owned(),
             _ => format!("Bearer error=\"invalid_token\", error_description=\"the token {reason}\""),
         };
-        Self { reason, field: HeaderValue::try_from(text).expect("reasons are visible ASCII") }
+        let field = HeaderValue::try_from(text).expect("reasons are visible ASCII");
+        Self { reason: format!("(token {reason})").into(), field }
     }
+}
+
+/// Everything that the rules of a port ask of a request before it goes on: the token and the key that it brings, whether
+/// it may pass, and whether it comes too often.
+///
+/// # Errors
+/// [`Failure::Unauthenticated`], [`Failure::Denied`] or [`Failure::RateLimited`]; or [`Failure::BadRequest`] where rules
+/// look at the path and it could be read in two ways.
+pub(crate) fn enter(
+    worker: &Worker,
+    session: &Rc<Session>,
+    rules: &InboundPort,
+    head: &mut request::Parts,
+    authority: &Authority,
+    flight: &mut Flight,
+) -> Result<(), Failure> {
+    let mut proofs = Proofs::default();
+    if let Some(jwt) = &rules.jwt {
+        let place = (session.side, rules.port);
+        let token = authenticate(worker, place, jwt, &mut head.headers);
+        proofs.token = token.map_err(|challenge| flight.challenge(challenge))?;
+    }
+    if let Some(keys) = &rules.api_keys {
+        proofs.api_key =
+            show_key(keys, &mut head.headers).map_err(|challenge| flight.challenge(challenge))?;
+    }
+    let kept = match &rules.access {
+        Some(access) => admit_request(worker, session, access, head, authority, &proofs, flight.exchange())?,
+        None => None,
+    };
+    flight.admission = Some(Admission::new(worker, session, rules.port, kept));
+    if rules.rate_limits.is_empty() {
+        return Ok(());
+    }
+    rate_limit::enforce(&rules.rate_limits, worker, session, head, proofs.shown(), flight)
+}
+
+/// What a request has proved, beside the certificate of its connection.
+#[derive(Debug, Clone, Default)]
+struct Proofs {
+    token: Option<Rc<Verified>>,
+    api_key: Option<Arc<str>>,
+}
+
+impl Proofs {
+    fn shown(&self) -> Shown<'_> {
+        Shown { claims: self.token.as_ref().map(|token| &token.claims), api_key: self.api_key.as_deref() }
+    }
+}
+
+/// Looks which key a request brings, and takes it away.
+fn show_key(keys: &ApiKeys, fields: &mut HeaderMap) -> Result<Option<Arc<str>>, Challenge> {
+    let found = keys.find(fields).map(|found| found.cloned());
+    headers::remove_spelled(fields, &keys.header);
+    found.map_err(|reason| {
+        let field = format!("ApiKey header=\"{}\"", keys.header);
+        let field =
+            HeaderValue::try_from(field).expect("the name of a field is visible ASCII without quotes");
+        Challenge { reason: format!("(API key {reason})").into(), field }
+    })
 }
 
 /// Reads the token of a request, takes it away unless its issuer's are passed on, and tells the application what it
@@ -46,9 +110,9 @@ impl From<Invalid> for Challenge {
 ///
 /// # Errors
 /// It is not good, or missing where one is required.
-pub(crate) fn authenticate(
+fn authenticate(
     worker: &Worker,
-    port: u16,
+    at: (Side, u16),
     jwt: &Arc<Jwt>,
     fields: &mut HeaderMap,
 ) -> Result<Option<Rc<Verified>>, Challenge> {
@@ -58,7 +122,7 @@ pub(crate) fn authenticate(
     let Some((place, token)) = token(jwt, fields)? else {
         return if jwt.required { Err(Invalid::Missing.into()) } else { Ok(None) };
     };
-    let verified = worker.tokens.borrow_mut().verify(port, jwt, token, place, worker.clock.now())?;
+    let verified = worker.tokens.borrow_mut().verify(at, jwt, token, place, worker.clock.now())?;
     let issuer = &jwt.issuers[verified.issuer];
     if !issuer.forward {
         fields.remove(&place.header);
@@ -96,18 +160,17 @@ fn token<'j, 'f>(jwt: &'j Jwt, fields: &'f HeaderMap) -> Result<Option<(&'j Plac
 ///
 /// # Errors
 /// [`Failure::Denied`]; or [`Failure::BadRequest`] where rules look at the path and it could be read in two ways.
-pub(crate) fn admit_request(
+fn admit_request(
     worker: &Worker,
     session: &Session,
     access: &Access,
     head: &request::Parts,
     authority: &Authority,
-    token: Option<&Rc<Verified>>,
+    proofs: &Proofs,
     exchange: &mut Exchange,
 ) -> Result<Option<Box<Kept>>, Failure> {
-    let claims = token.map(|token| &token.claims);
     let (identity, address) = (session.identity.as_ref(), session.client.ip());
-    let decision = access.decide_request(identity, address, head, authority, claims);
+    let decision = access.decide_request(identity, address, head, authority, proofs.shown());
     let decision = decision.map_err(|_| Failure::BadRequest)?;
     note(worker, &decision);
     if let Some(policy) = decision.audited.first() {
@@ -117,7 +180,10 @@ pub(crate) fn admit_request(
         exchange.policy = Some(decision.by.clone());
         return Err(Failure::Denied);
     }
-    Ok(access.looks().fields.then(|| Box::new(Kept { headers: head.headers.clone(), token: token.cloned() })))
+    Ok(access
+        .looks()
+        .fields
+        .then(|| Box::new(Kept { headers: head.headers.clone(), proofs: proofs.clone() })))
 }
 
 /// Asks whether a connection that nobody reads may pass.
@@ -131,6 +197,10 @@ pub(crate) fn admit_connection(
 ) -> Result<(), Failure> {
     if port.jwt.as_ref().is_some_and(|jwt| jwt.required) {
         tell_refused(session, port.port, "a token is required, and it can show none");
+        return Err(Failure::Denied);
+    }
+    if port.api_keys.as_ref().is_some_and(|keys| keys.required) {
+        tell_refused(session, port.port, "an API key is required, and it can show none");
         return Err(Failure::Denied);
     }
     let Some(access) = &port.access else { return Ok(()) };
@@ -153,7 +223,7 @@ pub(crate) fn admit_connection(
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
     headers: HeaderMap,
-    token: Option<Rc<Verified>>,
+    proofs: Proofs,
 }
 
 /// What the rules let in, as long as it is there.
@@ -204,7 +274,7 @@ impl Admission {
     #[cold]
     fn refusal(&self, worker: &Worker, exchange: Option<&Exchange>) -> Option<Arc<str>> {
         let snapshot = worker.snapshots.current();
-        let access = snapshot.inbound.port(self.port)?.access.as_ref()?;
+        let access = rules(&snapshot, &self.session, self.port)?.access.as_ref()?;
         let Some(exchange) = exchange else {
             return access.refusal(&facts(&self.session, None)).cloned();
         };
@@ -217,12 +287,18 @@ impl Admission {
         };
         let authority = if looks.host { authority() } else { None };
         let host = authority.as_ref().map(host_of).unwrap_or_default();
-        let fields = self.kept.as_ref().map(|kept| Fields {
-            headers: &kept.headers,
-            claims: kept.token.as_ref().map(|token| &token.claims),
-        });
+        let kept = self.kept.as_ref();
+        let fields = kept.map(|kept| Fields { headers: &kept.headers, shown: kept.proofs.shown() });
         let request = RequestFacts { method: &exchange.method, host: &host, path: &path, fields };
         access.refusal(&facts(&self.session, Some(request))).cloned()
+    }
+}
+
+/// What holds for those who come in as this session did: at a port of the workload, or of a gateway.
+fn rules<'a>(snapshot: &'a Snapshot, session: &Session, port: u16) -> Option<&'a InboundPort> {
+    match &session.destination {
+        Destination::Fixed(gateway, _) => snapshot.services.get(gateway)?.gateway.as_ref()?.port(port),
+        Destination::Own(_) | Destination::Named => snapshot.inbound.port(port),
     }
 }
 

@@ -1,11 +1,15 @@
 //! The way in from outside the mesh: the listeners of a Gateway, on a proxy of their own.
 //!
-//! What comes in takes the routes of the Gateway as if a workload had called a service of that name, and goes on to
-//! the mesh over mutual TLS with the gateway's own identity. Nothing is believed that only a proxy may say.
+//! What comes in must pass the policies that name the Gateway as their target, by the same code that decides beside an
+//! application ([`crate::gate`]). Then it takes the routes of one listener, the one that means its host best, as if a
+//! workload had called a service of that name, and goes on to the mesh over mutual TLS with the gateway's own identity.
+//! Nothing is believed that only a proxy may say, and nothing is served before the control plane has said what holds.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::request;
+use http::uri::Authority;
 use outrigger_api::ServiceName;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -14,20 +18,110 @@ use rustls::sign::CertifiedKey;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::host_of;
 use crate::certificates::Certificates;
 use crate::detect::{Detected, Sniff, detect};
 use crate::failure::{Failure, Side};
+use crate::flight::Flight;
 use crate::headers::Scheme;
 use crate::listener::Accepted;
 use crate::metrics::Limit;
 use crate::session::{self, Destination, Session};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{InboundPort, Service, Snapshots};
 use crate::stream::Stream;
 use crate::wide::Wide;
 use crate::worker::Worker;
-use crate::{alpn, outbound};
+use crate::{alpn, gate, outbound};
 
-/// Where a gateway's proxy takes connections in: a host may be served under several certificates.
+/// Where a gateway's proxy takes connections in, and on which terms.
+#[derive(Debug)]
+pub struct Gateway {
+    /// In the document's order; routes are looked up by the number of one, which counts from 1.
+    pub listeners: Vec<GatewayListener>,
+    /// What holds for those who come in, by the listeners' ports.
+    pub ports: Vec<InboundPort>,
+}
+
+impl Gateway {
+    /// What holds at a port.
+    pub fn port(&self, port: u16) -> Option<&InboundPort> {
+        self.ports.iter().find(|known| known.port == port)
+    }
+
+    /// The index of the listener of `port` that means a host best. Who names no host means the first.
+    fn listener(&self, port: u16, host: Option<&str>) -> Option<usize> {
+        let mut on_port = self.listeners.iter().enumerate().filter(|(_, listener)| listener.port == port);
+        let Some(host) = host else { return on_port.next().map(|(index, _)| index) };
+        on_port
+            .filter(|(_, listener)| listener.host.as_ref().is_none_or(|pattern| pattern.covers(host)))
+            .min_by_key(|(_, listener)| {
+                (listener.host.is_none(), listener.host.as_ref().map(HostPattern::rank))
+            })
+            .map(|(index, _)| index)
+    }
+
+    /// The certificate of the listener that a client means by its server name.
+    fn certificate(&self, port: u16, host: Option<&str>) -> Option<&str> {
+        self.listeners[self.listener(port, host)?].certificate.as_deref()
+    }
+
+    /// The number of the listener whose routes a request takes. One that came over TLS takes those of the listener whose
+    /// certificate its client was shown, and no others: what a connection was opened for is all that it may carry.
+    fn lane(&self, port: u16, host: &str, entry: &Entry) -> Result<u16, Failure> {
+        let meant = self.listener(port, Some(host)).ok_or(Failure::NoRoute)?;
+        if let Entry::Https(name) = entry
+            && self.listener(port, name.as_deref()) != Some(meant)
+        {
+            return Err(Failure::Misdirected); // RFC 9110 section 15.5.20
+        }
+        u16::try_from(meant + 1).map_err(|_| Failure::NoRoute)
+    }
+}
+
+/// How a connection came in.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Http,
+    /// With this server name.
+    Https(Option<Box<str>>),
+}
+
+impl Entry {
+    pub(crate) fn scheme(&self) -> Scheme {
+        match self {
+            Self::Http => Scheme::Http,
+            Self::Https(_) => Scheme::Https,
+        }
+    }
+}
+
+/// Lets a request in, its path in the normal form, if the policies of the gateway do. Returns the number of its listener,
+/// by which its routes are found.
+///
+/// # Errors
+/// Those of [`gate::enter`]; [`Failure::NoRoute`]: no listener means its host; [`Failure::Misdirected`]: another one
+/// does than the connection was opened for.
+pub(crate) fn enter(
+    worker: &Worker,
+    session: &Rc<Session>,
+    entry: &Entry,
+    service: &Service,
+    head: &mut request::Parts,
+    authority: &Authority,
+    flight: &mut Flight,
+) -> Result<u16, Failure> {
+    let Destination::Fixed(_, port) = session.destination else { return Err(Failure::NoRoute) };
+    let gateway = service.gateway.as_deref().ok_or(Failure::NoRoute)?;
+    let rules = gateway.port(port).ok_or(Failure::NoRoute)?;
+    let exchange = flight.exchange();
+    if exchange.uri != head.uri {
+        exchange.uri = head.uri.clone(); // what may have to be asked again is asked of the normal form
+    }
+    gate::enter(worker, session, rules, head, authority, flight)?;
+    gateway.lane(port, &host_of(authority), entry)
+}
+
+/// One listener: a host may be served under several certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayListener {
     /// The listener's port, which is not necessarily the one that the proxy listens on.
@@ -83,19 +177,20 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, index: usize) 
     let target = &worker.config.listens[index];
     let (name, port) = (target.service.clone(), target.port);
     let Accepted { io, peer: client, .. } = accepted;
-    let listeners = match outbound::lookup(&worker, &name).await {
-        Ok((_, service)) => service.listeners.clone(),
+    let gateway = match outbound::lookup(&worker, &name).await {
+        Ok((_, service)) => service.gateway.clone(),
         Err(failure) => {
             return tracing::info!(%client, gateway = %name, error = failure.name(), "closed a connection");
         }
     };
+    let listeners = gateway.as_ref().map_or(&[][..], |gateway| &gateway.listeners);
     let Some(listener) = listeners.iter().find(|listener| listener.port == port) else {
         return tracing::info!(%client, gateway = %name, port, "closed a connection: the gateway has no such port");
     };
     let destination = Destination::Fixed(name, port);
     let session = Session::new(Side::Outbound, client, destination);
     if listener.certificate.is_none() {
-        let session = Session { gateway: Some(Scheme::Http), ..session };
+        let session = Session { gateway: Some(Entry::Http), ..session };
         return serve_http(worker, session, io.into()).await;
     }
     let config = worker.gateway_tls[index].clone();
@@ -108,8 +203,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, index: usize) 
         }
         Err(_) => return worker.recorder.metrics.limit_reached(Side::Outbound, Limit::HandshakeTime),
     };
-    let session = Session { gateway: Some(Scheme::Https), ..session };
-    let http2 = stream.get_ref().1.alpn_protocol() == Some(alpn::H2);
+    let connection = stream.get_ref().1;
+    let entry = Entry::Https(connection.server_name().map(Into::into));
+    let session = Session { gateway: Some(entry), ..session };
+    let http2 = connection.alpn_protocol() == Some(alpn::H2);
     let stream = Stream::from(tokio_rustls::TlsStream::Server(stream));
     if http2 {
         session::serve_http2(worker, session, stream).await;
@@ -159,8 +256,8 @@ struct Chooser {
 impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let snapshot = self.snapshots.current();
-        let listeners = &snapshot.services.get(&self.gateway)?.listeners;
-        let name = certificate(listeners, self.port, hello.server_name())?;
+        let gateway = snapshot.services.get(&self.gateway)?.gateway.as_deref()?;
+        let name = gateway.certificate(self.port, hello.server_name())?;
         let found = self.certificates.get(self.gateway.namespace(), name);
         if found.is_none() {
             tracing::warn!(
@@ -170,18 +267,6 @@ impl ResolvesServerCert for Chooser {
         }
         found
     }
-}
-
-/// The certificate of the listener that a client means. One that names no server is shown that of the first.
-fn certificate<'a>(listeners: &'a [GatewayListener], port: u16, host: Option<&str>) -> Option<&'a str> {
-    let on_port = listeners.iter().filter(|listener| listener.port == port);
-    let meant = match host {
-        None => on_port.into_iter().next(),
-        Some(host) => on_port
-            .filter(|listener| listener.host.as_ref().is_none_or(|pattern| pattern.covers(host)))
-            .min_by_key(|listener| (listener.host.is_none(), listener.host.as_ref().map(HostPattern::rank))),
-    };
-    meant?.certificate.as_deref()
 }
 
 #[cfg(test)]
@@ -200,19 +285,26 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_most_specific_listener_shows_its_certificate() {
-        let listener = |port, host: &str, certificate: &str| GatewayListener {
+    fn listener(port: u16, host: &str, certificate: &str) -> GatewayListener {
+        GatewayListener {
             port,
             host: (!host.is_empty()).then(|| HostPattern::new(host)),
             certificate: Some(certificate.into()),
-        };
-        let listeners = [
+        }
+    }
+
+    fn gateway() -> Gateway {
+        let listeners = vec![
             listener(443, "*.example.com", "wild"),
             listener(443, "a.example.com", "exact"),
             listener(443, "*.b.example.com", "longer"),
             listener(8443, "", "any"),
         ];
+        Gateway { listeners, ports: Vec::new() }
+    }
+
+    #[test]
+    fn the_most_specific_listener_shows_its_certificate() {
         for (port, host, expected) in [
             (443, Some("a.example.com"), Some("exact")),
             (443, Some("c.example.com"), Some("wild")),
@@ -221,7 +313,27 @@ mod tests {
             (443, None, Some("wild")),
             (8443, Some("other.org"), Some("any")),
         ] {
-            assert_eq!(certificate(&listeners, port, host), expected, "{port} {host:?}");
+            assert_eq!(gateway().certificate(port, host), expected, "{port} {host:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_takes_the_lane_of_its_host_and_only_that_which_its_connection_was_opened_for() {
+        let https = |name: &str| Entry::Https((!name.is_empty()).then(|| name.into()));
+        for (port, host, entry, expected) in [
+            (443, "a.example.com", Entry::Http, Ok(2)),
+            (443, "c.example.com", Entry::Http, Ok(1)),
+            (443, "other.org", Entry::Http, Err(Failure::NoRoute)),
+            (443, "a.example.com", https("a.example.com"), Ok(2)),
+            (443, "c.example.com", https("d.example.com"), Ok(1)),
+            (443, "a.example.com", https("c.example.com"), Err(Failure::Misdirected)),
+            (443, "c.example.com", https("a.example.com"), Err(Failure::Misdirected)),
+            (443, "c.example.com", https(""), Ok(1)),
+            (443, "a.example.com", https(""), Err(Failure::Misdirected)),
+            (443, "other.org", https("a.example.com"), Err(Failure::NoRoute)),
+            (8443, "a.example.com", https("other.org"), Ok(4)),
+        ] {
+            assert_eq!(gateway().lane(port, host, &entry), expected, "{port} {host} {entry:?}");
         }
     }
 }

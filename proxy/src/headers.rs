@@ -99,6 +99,15 @@ pub(crate) enum Scheme {
     Https,
 }
 
+impl From<Scheme> for http::uri::Scheme {
+    fn from(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::Http => Self::HTTP,
+            Scheme::Https => Self::HTTPS,
+        }
+    }
+}
+
 /// Says who called from outside and how, and forgets what the caller itself says of that.
 pub(crate) fn forwarded(headers: &mut HeaderMap, client: std::net::IpAddr, scheme: Scheme) {
     strip_untrusted_request(headers);

@@ -45,7 +45,7 @@ use crate::trace::TraceContext;
 use crate::upgrade::{Offer, Stay};
 use crate::wide::Wide;
 use crate::worker::Worker;
-use crate::{destination, gate, headers, path, rate_limit, unread, upgrade};
+use crate::{destination, gate, headers, path, unread, upgrade};
 
 /// The caller's proxy gives its own caller the answer at the deadline; this one stops the application a little
 /// later, so that the two answers do not race.
@@ -249,26 +249,9 @@ async fn deliver(
         flight.exchange().uri = head.uri.clone();
     }
     let rules = snapshot.inbound.port(port);
-    let token = match rules.and_then(|rules| rules.jwt.as_ref()) {
-        Some(jwt) => match gate::authenticate(worker, port, jwt, &mut head.headers) {
-            Ok(token) => token,
-            Err(challenge) => return Err(flight.challenge(challenge)),
-        },
-        None => None,
-    };
-    let kept = match rules.and_then(|rules| rules.access.as_ref()) {
-        Some(access) => {
-            let exchange = flight.exchange();
-            gate::admit_request(worker, session, access, head, &authority, token.as_ref(), exchange)?
-        }
-        None => None,
-    };
-    flight.admission = Some(Admission::new(worker, session, port, kept));
-    if let Some(own) = rules
-        && !own.rate_limits.is_empty()
-    {
-        let claims = token.as_ref().map(|token| &token.claims);
-        rate_limit::enforce(&own.rate_limits, worker, session, head, claims, flight)?;
+    match rules {
+        Some(rules) => gate::enter(worker, session, rules, head, &authority, flight)?,
+        None => flight.admission = Some(Admission::new(worker, session, port, None)),
     }
     let protocol = flight.exchange().version;
     let mut asked = None;

@@ -28,6 +28,7 @@ pub mod access_log;
 pub mod admin;
 pub mod alpn;
 mod answer;
+pub mod api_key;
 mod application;
 pub mod args;
 mod attempt;
@@ -128,7 +129,8 @@ pub fn would_pass(access: &access::Access, mut head: http::request::Parts) -> bo
         return false;
     }
     let address = std::net::Ipv4Addr::LOCALHOST.into();
-    access.decide_request(None, address, &head, &authority, None).is_ok_and(|decision| decision.allowed)
+    let decision = access.decide_request(None, address, &head, &authority, access::Shown::default());
+    decision.is_ok_and(|decision| decision.allowed)
 }
 
 /// What `headers` does at a hop to the fields of a message that belong to one connection; public to be measured alone.

@@ -20,6 +20,7 @@ use outrigger_api::ServiceName;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::access::Shown;
 use crate::attempt::{Answer, Way, exclusive_request, multiplexed_request, outcome_of_answer};
 use crate::body::Body;
 use crate::cluster::Aim;
@@ -212,8 +213,8 @@ fn begin(worker: &Rc<Worker>, session: &Session, head: &mut request::Parts, ther
     if there.has(Notable::PROXY_ONLY.or(Notable::ERROR).or(Notable::UNDERSCORE)) {
         headers::strip_untrusted_request(&mut head.headers);
     }
-    if let Some(scheme) = session.gateway {
-        headers::forwarded(&mut head.headers, session.client.ip(), scheme);
+    if let Some(entry) = &session.gateway {
+        headers::forwarded(&mut head.headers, session.client.ip(), entry.scheme());
     }
     let id = head.headers.entry(headers::REQUEST_ID).or_insert_with(|| trace.trace_id.to_value());
     let mut exchange = Exchange::new(Side::Outbound, trace, Instant::now(), worker.clock.now());
@@ -253,16 +254,21 @@ async fn deliver(
     if snapshot.mesh.normalize_paths {
         path::normalize(&mut head.uri)?;
     }
+    let mut lane = port;
+    if let Some(entry) = &session.gateway {
+        lane = gateway::enter(worker, session, entry, &service, head, &authority, flight)?;
+        there = Notable::of(&head.headers);
+    }
     let resume = |policy: &SessionPolicy, backends| resume(worker, &snapshot, policy, backends, head);
     let ready = |name: &ServiceName, port| is_ready(worker, &snapshot, name, port);
-    let plan = Plan::of(&service, port, head, resume, ready, &mut *worker.rng.borrow_mut())?;
+    let plan = Plan::of(&service, lane, head, resume, ready, &mut *worker.rng.borrow_mut())?;
     flight.exchange().route = plan.route();
     let filtered = plan.has_filters();
     if filtered {
         flight.page = plan.page(head).map(Box::new);
     }
     if let Some(limits) = plan.rate_limits() {
-        rate_limit::enforce(limits, worker, session, head, None, flight)?;
+        rate_limit::enforce(limits, worker, session, head, Shown::default(), flight)?;
     }
     let mut asked = None;
     if there.has(Notable::HOP_BY_HOP) {
@@ -272,6 +278,9 @@ async fn deliver(
     let mut effects = Effects::default();
     if filtered {
         let mut called = plan::called(authority, port);
+        if let Some(entry) = &session.gateway {
+            called.scheme = entry.scheme().into();
+        }
         let mut passing = Passing { head, called: &mut called, now: worker.clock.now() };
         effects = plan.filter_request(&mut passing, &mut *worker.rng.borrow_mut())?;
         authority = called.authority;
@@ -340,7 +349,7 @@ async fn deliver(
     {
         plan.filter_response(effects.origin.as_ref(), &mut arrival.head.headers);
         let Arrival { head, hold, .. } = *arrival;
-        let stay = Stay::Outbound { _permit: flight.permit.take() };
+        let stay = Stay::outbound(flight);
         return Ok(Delivered::Switched(upgrade::switch(worker, session, caller, head, hold, stay)));
     }
     if arrival.head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -428,10 +437,10 @@ fn connect(
     service: &Service,
     port: u16,
 ) -> Result<Response<Body>, Failure> {
-    service.port(port).ok_or(Failure::NoRoute)?;
     if session.gateway.is_some() {
         return Err(Failure::BadRequest); // a gateway is no forward proxy
     }
+    service.port(port).ok_or(Failure::NoRoute)?;
     let caller = Offer::take(&mut head.extensions).filter(|_| !session.tunnelled);
     let caller = caller.ok_or(Failure::BadRequest)?;
     if let Some(strict) = &session.strict {

@@ -5,11 +5,13 @@
 //! Nothing is filled in silently: what the contract says is always there and is not, is a problem.
 
 mod access;
+mod api_keys;
 mod backend;
 mod balancing;
 mod external;
 mod fallback;
 mod filters;
+mod gateway;
 mod hedging;
 mod jwt;
 mod limits;
@@ -25,7 +27,7 @@ use outrigger_api::{ServiceName, v1};
 
 pub use problem::{PolicyError, Problem};
 
-use crate::gateway::{GatewayListener, HostPattern};
+use crate::gateway::Gateway;
 use crate::snapshot::{
     BackendPolicy, Egress, Endpoint, External, Inbound, InboundPort, MeshSettings, Protocol, ServicePort,
     TraceFormat,
@@ -47,8 +49,8 @@ pub struct ServiceParts {
     pub addresses: Vec<IpAddr>,
     /// Where it is, if not in the mesh.
     pub external: Option<Arc<External>>,
-    /// Where its proxy takes connections in, if it is a gateway.
-    pub listeners: Arc<[GatewayListener]>,
+    /// Where its proxy takes connections in and on which terms, if it is a gateway.
+    pub gateway: Option<Arc<Gateway>>,
 }
 
 /// Reads a service.
@@ -81,12 +83,8 @@ pub fn service(raw: &v1::Service) -> Result<ServiceParts, PolicyError> {
     }
     let external = raw.external.as_ref();
     let external = external.and_then(|raw| external::external(raw, &path.field("external"), &mut problems));
-    let mut listeners = Vec::new();
-    for (index, raw) in raw.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
-        let path = path.field("gateway");
-        let path = path.field("listeners");
-        listeners.extend(listener(raw, &path.index(index), &mut problems));
-    }
+    let gateway = raw.gateway.as_ref();
+    let gateway = gateway.map(|raw| gateway::gateway(raw, &path.field("gateway"), &mut problems));
     let version = raw.version;
     problems.result(name.zip(policy).map(|(name, policy)| ServiceParts {
         name,
@@ -95,16 +93,8 @@ pub fn service(raw: &v1::Service) -> Result<ServiceParts, PolicyError> {
         policy: Arc::new(policy),
         addresses,
         external: external.map(Arc::new),
-        listeners: listeners.into(),
+        gateway: gateway.map(Arc::new),
     }))
-}
-
-fn listener(raw: &v1::GatewayListener, path: &Path<'_>, problems: &mut Problems) -> Option<GatewayListener> {
-    Some(GatewayListener {
-        port: port_number(raw.port, &path.field("port"), problems)?,
-        host: (!raw.hostname.is_empty()).then(|| HostPattern::new(&raw.hostname)),
-        certificate: (!raw.certificate.is_empty()).then(|| Arc::from(&*raw.certificate)),
-    })
 }
 
 /// Reads the endpoints that changed.
@@ -217,27 +207,36 @@ fn is_collector(text: &str) -> bool {
 pub fn inbound(raw: &v1::Inbound) -> Result<Inbound, PolicyError> {
     let mut problems = Problems::default();
     let path = Path::Root("inbound");
-    let mut ports: Vec<InboundPort> = Vec::with_capacity(raw.ports.len());
-    for (index, raw) in raw.ports.iter().enumerate() {
+    let ports = inbound_ports(&raw.ports, &path, &mut problems);
+    problems.result(Some(Inbound { ports }))
+}
+
+/// Reads what holds for those who come in at the ports of what is at `path`.
+fn inbound_ports(raw: &[v1::InboundPort], path: &Path<'_>, problems: &mut Problems) -> Vec<InboundPort> {
+    let mut ports: Vec<InboundPort> = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
         let path = path.field("ports");
         let path = path.index(index);
-        let number = port_number(raw.port, &path.field("port"), &mut problems);
-        let protocol = protocol(raw.protocol, &path.field("protocol"), &mut problems);
+        let number = port_number(raw.port, &path.field("port"), problems);
+        let protocol = protocol(raw.protocol, &path.field("protocol"), problems);
         let access = raw.access.as_ref();
-        let access = access.map(|raw| Arc::new(access::access(raw, &path.field("access"), &mut problems)));
+        let access = access.map(|raw| Arc::new(access::access(raw, &path.field("access"), problems)));
         let jwt = raw.jwt.as_ref();
-        let jwt = jwt.map(|raw| Arc::new(jwt::jwt(raw, &path.field("jwt"), &mut problems)));
-        let rate_limits = limits::limits(&raw.rate_limits, &path, &mut problems);
+        let jwt = jwt.map(|raw| Arc::new(jwt::jwt(raw, &path.field("jwt"), problems)));
+        let keys = raw.api_keys.as_ref();
+        let keys = keys.map(|raw| api_keys::api_keys(raw, &path.field("apiKeys"), problems));
+        let rate_limits = limits::limits(&raw.rate_limits, &path, problems);
         let concurrency = raw.concurrency.as_ref();
         let concurrency =
-            concurrency.and_then(|raw| limits::concurrency(raw, &path.field("concurrency"), &mut problems));
+            concurrency.and_then(|raw| limits::concurrency(raw, &path.field("concurrency"), problems));
         let Some((port, protocol)) = number.zip(protocol) else { continue };
         if ports.iter().any(|earlier| earlier.port == port) {
             problems.add(&path.field("port"), format!("{port} is there twice"));
         }
-        ports.push(InboundPort { port, protocol, access, jwt, rate_limits, concurrency });
+        let api_keys = keys.flatten().map(Arc::new);
+        ports.push(InboundPort { port, protocol, access, jwt, api_keys, rate_limits, concurrency });
     }
-    problems.result(Some(Inbound { ports }))
+    ports
 }
 
 fn service_name(

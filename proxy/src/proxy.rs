@@ -340,6 +340,11 @@ impl Conductor {
     fn inputs(&mut self, snapshots: &Snapshots, clock: Arc<dyn Clock>, now: Instant) -> ControlInputs {
         let config = &self.config;
         ControlInputs {
+            gateway: self
+                .config
+                .gateway()
+                .cloned()
+                .map(|gateway| (gateway, self.config.gateway_listens().map(|listen| listen.port).collect())),
             control_plane: config.control_plane.clone(),
             namespace: config.namespace.clone(),
             service_account: config.service_account.clone(),

@@ -24,9 +24,9 @@ use smallvec::SmallVec;
 pub use bucket::Rate;
 pub use share::Share;
 
+use crate::access::Shown;
 use crate::failure::Failure;
 use crate::flight::Flight;
-use crate::jwt::Claims;
 use crate::metrics::Limit;
 use crate::route::RouteMatch;
 use crate::session::Session;
@@ -79,6 +79,8 @@ pub enum Key {
     ClientAddress,
     /// A claim of the caller's verified token, by the names that lead to it, and whose token that is.
     Claim(Box<[Box<str>]>),
+    /// What the caller's API key is called.
+    ApiKey,
 }
 
 /// The buckets of one limit.
@@ -137,8 +139,8 @@ pub struct Asker<'a> {
     pub head: &'a request::Parts,
     /// The caller, as far as it has proved who it is.
     pub identity: Option<&'a SpiffeId>,
-    /// What its token says, where one was verified.
-    pub claims: Option<&'a Claims>,
+    /// What the request has shown beside that.
+    pub shown: Shown<'a>,
     /// Where the connection came from.
     pub address: IpAddr,
 }
@@ -240,7 +242,7 @@ impl RateLimit {
                 Key::ClientAddress => parts.push(address.as_slice().into()),
                 Key::Claim(path) => {
                     // What two issuers call the same is not.
-                    let said = asker.claims.map(|claims| (claims.issuer(), claims.items(path)));
+                    let said = asker.shown.claims.map(|claims| (claims.issuer(), claims.items(path)));
                     if let Some((issuer, values)) = said {
                         let mut values = values.take(MOST_VALUES).map(bytes).peekable();
                         let issuer = values.peek().map(|_| issuer.as_bytes().into());
@@ -248,6 +250,7 @@ impl RateLimit {
                     }
                     parts.push(END);
                 }
+                Key::ApiKey => parts.push(asker.shown.api_key.unwrap_or_default().as_bytes().into()),
             }
         }
         match table.find(table.hash(parts.iter().map(AsRef::as_ref)), now) {
@@ -300,7 +303,7 @@ impl Standing {
     }
 }
 
-/// Asks for a request of `session`, whose token says these `claims`; what its answer is to say goes into the flight.
+/// Asks for a request of `session` that has `shown` this; what its answer is to say goes into the flight.
 ///
 /// # Errors
 /// [`Failure::RateLimited`].
@@ -309,12 +312,12 @@ pub(crate) fn enforce(
     worker: &Worker,
     session: &Session,
     head: &request::Parts,
-    claims: Option<&Claims>,
+    shown: Shown<'_>,
     flight: &mut Flight,
 ) -> Result<(), Failure> {
     let exchange = flight.exchange();
     let (side, now) = (exchange.side, worker.since_start(exchange.started));
-    let asker = Asker { head, identity: session.identity.as_ref(), claims, address: session.client.ip() };
+    let asker = Asker { head, identity: session.identity.as_ref(), shown, address: session.client.ip() };
     let Verdict { standing, refused_by, crowded } = limits.ask(&asker, now);
     let metrics = &worker.recorder.metrics;
     if crowded {

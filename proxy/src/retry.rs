@@ -132,6 +132,7 @@ impl Outcome {
                 | Failure::HeadTooLarge
                 | Failure::Unauthenticated
                 | Failure::Denied
+                | Failure::Misdirected
                 | Failure::NoRoute
                 | Failure::InvalidBackend
                 | Failure::NoEndpoints

@@ -25,7 +25,7 @@ use crate::body::Body;
 use crate::drain::Phase;
 use crate::failure::{Failure, Side};
 use crate::flood::Flood;
-use crate::headers::Scheme;
+use crate::gateway::Entry;
 use crate::http2::server;
 use crate::incoming::Incoming;
 use crate::metrics::{Limit, Wire};
@@ -51,7 +51,7 @@ pub(crate) struct Session {
     /// The stream is itself inside a tunnel; another one inside it is refused.
     pub(crate) tunnelled: bool,
     /// It came in from outside the mesh, so.
-    pub(crate) gateway: Option<Scheme>,
+    pub(crate) gateway: Option<Entry>,
     /// Answers of HTTP/1 that have begun and not ended: nothing else may be written meanwhile.
     pub(crate) answering: Answering,
 }

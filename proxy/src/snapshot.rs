@@ -20,11 +20,12 @@ use outrigger_certs::SpiffeId;
 use tokio::sync::watch;
 
 use crate::access::Access;
+use crate::api_key::ApiKeys;
 use crate::budget::{DEFAULT_INTERVAL, DEFAULT_WINDOW};
 use crate::concurrency::ConcurrencyPolicy;
 use crate::fallback::Fallback;
 use crate::filter::Filter;
-use crate::gateway::GatewayListener;
+use crate::gateway::Gateway;
 use crate::hash::FastMap;
 use crate::hash_key::HashPolicy;
 use crate::hedge::HedgePolicy;
@@ -67,7 +68,7 @@ impl Inbound {
     }
 }
 
-/// One of the workload's own ports.
+/// One of the workload's own ports, or of a gateway's.
 #[derive(Debug)]
 pub struct InboundPort {
     /// Its number.
@@ -82,6 +83,8 @@ pub struct InboundPort {
     pub access: Option<Arc<Access>>,
     /// `None`: tokens are the application's own affair.
     pub jwt: Option<Arc<Jwt>>,
+    /// The same of keys.
+    pub api_keys: Option<Arc<ApiKeys>>,
 }
 
 /// Settings from `MeshConfig`.
@@ -162,8 +165,8 @@ pub struct Service {
     pub endpoints: Arc<Endpoints>,
     /// Where it is, if not in the mesh.
     pub external: Option<Arc<External>>,
-    /// Where its proxy takes connections in, if it is a gateway.
-    pub listeners: Arc<[GatewayListener]>,
+    /// Where its proxy takes connections in and on which terms, if it is a gateway.
+    pub gateway: Option<Arc<Gateway>>,
     /// When it was last called, in seconds since the proxy started; shared by all versions of the service.
     pub last_used: Arc<AtomicU64>,
 }

@@ -74,8 +74,8 @@ impl Offer {
 pub(crate) enum Stay {
     /// The request's place in its service's bulkhead.
     Outbound { _permit: Option<Permit> },
-    /// What lets it stay with the application, and the request that it came by.
-    Inbound(Admission, Box<Exchange>),
+    /// What lets it stay with the application, or in the mesh, and the request that it came by.
+    Admitted { admission: Admission, exchange: Box<Exchange>, _permit: Option<Permit> },
     /// Nothing.
     Free,
 }
@@ -84,12 +84,24 @@ impl Stay {
     /// Takes what lets an inbound request stay.
     pub(crate) fn of(flight: &mut Flight) -> Self {
         let exchange = Box::new(flight.exchange().clone());
-        flight.admission.take().map_or(Self::Free, |admission| Self::Inbound(admission, exchange))
+        let admitted = |admission| Self::Admitted { admission, exchange, _permit: None };
+        flight.admission.take().map_or(Self::Free, admitted)
+    }
+
+    /// The same of an outbound one: at a gateway, the rules for those who come in.
+    pub(crate) fn outbound(flight: &mut Flight) -> Self {
+        let permit = flight.permit.take();
+        match flight.admission.take() {
+            Some(admission) => {
+                Self::Admitted { admission, exchange: Box::new(flight.exchange().clone()), _permit: permit }
+            }
+            None => Self::Outbound { _permit: permit },
+        }
     }
 
     /// Ends when it may not stay any longer.
     async fn refused(&mut self, worker: &Worker, session: &Session) {
-        let Self::Inbound(admission, exchange) = self else { return std::future::pending().await };
+        let Self::Admitted { admission, exchange, .. } = self else { return std::future::pending().await };
         let policy = admission.refused(worker, Some(exchange)).await;
         gate::tell_revoked(worker, session, exchange.port, &policy);
     }

@@ -239,13 +239,23 @@ impl Worker {
         }
     }
 
-    /// Tells whatever is under way when the rules for the workload's own ports change.
+    /// Tells whatever is under way when the rules for the workload's own ports change, or those of its gateway.
     async fn watch_rules(self: Rc<Self>) {
         let mut changes = self.snapshots.changes();
-        let mut known = self.snapshots.current().inbound.clone();
+        let gateway = self.config.gateway();
+        let rules = || {
+            let snapshot = self.snapshots.current();
+            let gateway = gateway.and_then(|gateway| snapshot.services.get(gateway)?.gateway.clone());
+            (snapshot.inbound.clone(), gateway)
+        };
+        let mut known = rules();
         while changes.changed().await.is_ok() {
-            let newest = self.snapshots.current().inbound.clone();
-            if !Arc::ptr_eq(&known, &newest) {
+            let newest = rules();
+            let same = match (&known.1, &newest.1) {
+                (Some(known), Some(newest)) => Arc::ptr_eq(known, newest),
+                (known, newest) => known.is_none() && newest.is_none(),
+            };
+            if !same || !Arc::ptr_eq(&known.0, &newest.0) {
                 known = newest;
                 self.revocations.announce();
             }

@@ -3,17 +3,23 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use outrigger_tests::app::http::Reply;
-use outrigger_tests::app::http::deciding;
+use futures_util::{SinkExt as _, StreamExt as _};
+use outrigger_tests::app::http::{Reply, deciding, echo};
+use outrigger_tests::app::websocket;
 use outrigger_tests::raw::{exchange, read_head};
 use outrigger_tests::{Builder, Mesh, eventually, soon};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::documents;
+use crate::jwt::{ISSUER, Issuer};
 
 const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -202,4 +208,233 @@ async fn other_namespaces_need_to_be_let_in_and_to_grant() {
     )
     .await;
     status("HTTP/1.1 200").await;
+}
+
+/// The key of the caller `phone`, and its SHA-256 sum.
+const KEY: &str = "b3a1f0c2d4e5968778695a4b3c2d1e0f";
+const KEY_SUM: &str = "46bff3a198ff470d2affc5f90e1876d5f168ad45f937f85e91e52330c64b799c";
+
+/// Everything goes to the service `web`.
+fn everything() -> String {
+    route("shop", "web", "rules: [{backendRefs: [{name: web, port: 80}]}]")
+}
+
+/// A policy of the namespace `shop` for the gateway.
+fn for_gateway(kind: &str, name: &str, fields: &str) -> String {
+    format!(
+        "apiVersion: outrigger.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
+         targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: edge}}]\n  {fields}\n---\n"
+    )
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_policy_that_names_the_gateway_decides_who_comes_in_whatever_the_path_looks_like() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = gateway(directory.path())
+        .policy(&everything())
+        .policy(&for_gateway(
+            "AccessPolicy",
+            "closed",
+            "action: Deny\n  rules: [{to: [{paths: [{value: /admin}]}]}, {from: [{cidrs: [192.0.2.0/24]}]}, \
+             {to: [{hosts: [closed.example.com]}]}]",
+        ))
+        .start()
+        .await;
+    for (path, host, expected) in [
+        ("/", "www.example.com", "200"),
+        ("/admins", "www.example.com", "200"),
+        ("/admin", "www.example.com", "403"),
+        ("/x/..//%61dmin/y", "www.example.com", "403"),
+        ("/admin;x=1", "www.example.com", "403"),
+        ("/x%2f..%2fadmin", "www.example.com", "400"),
+        ("/", "CLOSED.example.com.:80", "403"),
+    ] {
+        let answer = plain(&mesh, &get(path, host, "X-Forwarded-For: 192.0.2.1\r\n")).await;
+        assert_eq!(status(&answer), expected, "{path} {host}: {answer}");
+    }
+    let answer = plain(&mesh, &get("/admin", "a.example.com", "")).await;
+    assert!(answer.contains("outrigger-error: denied; by=outbound"), "{answer}");
+    assert!(!answer.contains("closed"), "callers are not told which policy it was: {answer}");
+    assert_eq!(mesh.attempts("web"), 2, "what is refused reaches no service");
+    mesh.apply(&for_gateway("AccessPolicy", "closed", "rules: [{from: [{cidrs: [192.0.2.0/24]}]}]")).await;
+    eventually("the new rules hold", || async {
+        let answer = plain(&mesh, &get("/", "www.example.com", "")).await;
+        if status(&answer) == "403" { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn policies_for_the_mesh_and_its_namespaces_do_not_hold_for_callers_from_outside() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = gateway(directory.path())
+        .policy(&everything())
+        .policy(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: all, namespace: shop}\n\
+             spec: {targetRefs: [{kind: Namespace, name: shop}], defaultMode: SameNamespace}\n---\n",
+        )
+        .start()
+        .await;
+    let answer = plain(&mesh, &get("/", "www.example.com", "")).await;
+    assert_eq!(status(&answer), "200", "the gateway itself is of the namespace: {answer}");
+    let nobody = "rules: [{from: [{namespaces: [shop]}]}, {from: [{notNamespaces: [bank]}]}]";
+    mesh.apply(&for_gateway("AccessPolicy", "workloads", nobody)).await;
+    eventually("nobody outside is a workload", || async {
+        let answer = plain(&mesh, &get("/", "www.example.com", "")).await;
+        if status(&answer) == "403" { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_comes_in_is_known_by_a_token_or_by_a_key_and_services_are_told_who_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new();
+    let policy = for_gateway(
+        "AccessPolicy",
+        "known",
+        &format!(
+            "rules:\n  - to: [{{paths: [{{value: /key}}]}}]\n    from: [{{apiKeys: [phone]}}]\n  \
+             - to: [{{paths: [{{value: /token}}]}}]\n    when: [{{claim: sub, values: [ann]}}]\n  \
+             jwt:\n    issuers:\n    - {{issuer: '{ISSUER}', audiences: [shop], jwks: {{inline: '{}'}}, \
+             claimsToHeaders: [{{claim: sub, header: x-user}}]}}\n  \
+             apiKeys: {{required: false, keys: [{{name: phone, sha256: {KEY_SUM}}}]}}",
+            issuer.keys("one")
+        ),
+    );
+    let mesh = gateway(directory.path()).policy(&everything()).policy(&policy).start().await;
+    let token = |more| format!("Authorization: Bearer {}\r\n", issuer.token("one", more));
+    let key = |key: &str| format!("X-Api-Key: {key}\r\nX-User: root\r\n");
+    for (path, fields, expected) in [
+        ("/key", key(KEY), "200"),
+        ("/key", key("something else"), "401"),
+        ("/key", key(KEY) + &key(KEY), "401"),
+        ("/key", String::new(), "403"),
+        ("/key", token(json!({})), "403"),
+        ("/token", token(json!({})), "200"),
+        ("/token", token(json!({ "sub": "bob" })), "403"),
+        ("/token", token(json!({ "exp": 1 })), "401"),
+        ("/token", key(KEY), "403"),
+    ] {
+        let answer = plain(&mesh, &get(path, "www.example.com", &fields)).await;
+        assert_eq!(status(&answer), expected, "{path} {fields}: {answer}");
+        if expected == "401" {
+            let scheme = if path == "/key" { "ApiKey header=\"x-api-key\"" } else { "Bearer error=" };
+            assert!(answer.contains(&format!("www-authenticate: {scheme}")), "{answer}");
+        }
+    }
+    let seen = mesh.instance("web", 0).record().seen();
+    let told: Vec<_> = seen.iter().map(|seen| (seen.uri.path(), seen.header("x-user"))).collect();
+    assert_eq!(told, [("/key", ""), ("/token", "ann")], "nobody else can say it");
+    for seen in &seen {
+        assert_eq!((seen.header("x-api-key"), seen.header("authorization")), ("", ""), "they stay here");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_required_unless_it_is_said_otherwise_at_a_service_as_well() {
+    let keys = format!("apiKeys: {{header: X-Key, keys: [{{name: phone, sha256: {KEY_SUM}}}]}}");
+    let mesh = Mesh::builder()
+        .policy(&documents::access("keys", &keys))
+        .service("api", echo())
+        .client("web")
+        .start()
+        .await;
+    let web = mesh.client("web");
+    let answer = web.get("http://api.shop/").await;
+    answer.assert_failure(401, "unauthenticated", "inbound");
+    assert_eq!(answer.header("www-authenticate"), "ApiKey header=\"x-key\"");
+    assert_eq!(web.get_with("http://api.shop/", &[("x-key", KEY), ("x_key", "y")]).await.status, 200);
+    let seen = mesh.instance("api", 0).record().seen();
+    assert_eq!((seen[0].header("x-key"), seen[0].header("x_key")), ("", ""));
+}
+
+#[tokio::test]
+async fn what_comes_in_too_often_is_refused_before_it_is_routed() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = for_gateway(
+        "RateLimitPolicy",
+        "edge",
+        "limits: [{name: callers, requests: 2, per: 1h, by: [{type: ApiKey}, {type: ClientAddress}]}]",
+    );
+    let other = "5f1c".repeat(8);
+    let keys = format!(
+        "apiKeys: {{required: false, keys: [{{name: phone, sha256: {KEY_SUM}}}, {{name: other, sha256: {}}}]}}",
+        "b991faf5d6b30630e966c0c9fc00b0200e0a7c9b929260ac7248dd0689a037e8"
+    );
+    let policy = policy + &for_gateway("AccessPolicy", "keys", &keys);
+    let mesh = gateway(directory.path()).policy(&policy).start().await;
+    for (key, expected) in
+        [(KEY, ["404", "404", "429"]), (other.as_str(), ["404", "404", "429"]), ("", ["404", "404", "429"])]
+    {
+        let key = if key.is_empty() { String::new() } else { format!("X-Api-Key: {key}\r\n") };
+        for expected in expected {
+            let answer = plain(&mesh, &get("/", "www.example.com", &key)).await;
+            assert_eq!(status(&answer), expected, "{key}: {answer}");
+            assert_eq!(answer.contains("retry-after: "), expected == "429", "{answer}");
+        }
+    }
+    let metrics = mesh.metrics("edge").await;
+    let labels = [("direction", "outbound"), ("policy", "shop/edge"), ("limit", "callers")];
+    assert_eq!(metrics.sum("outrigger_rate_limited_total", &labels), 3.0);
+}
+
+#[tokio::test]
+async fn a_listener_keeps_to_its_own_routes_and_its_own_connections() {
+    let directory = tempfile::tempdir().unwrap();
+    certify(directory.path(), "wild", &["*.example.com"]);
+    certify(directory.path(), "exact", &["a.example.com"]);
+    let to = |section: &str| {
+        let parent = format!("{{name: edge, namespace: shop, sectionName: {section}}}");
+        let filter = format!(
+            "{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: x-took, value: {section}}}]}}}}"
+        );
+        route("shop", section, &format!("rules: [{{matches: [{{path: {{value: /{section}}}}}], filters: [{filter}], backendRefs: [{{name: web, port: 80}}]}}]"))
+            .replace("{name: edge, namespace: shop}", &parent)
+    };
+    let redirect = "{matches: [{path: {value: /old}}], filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /new}}}]}";
+    let redirect = route("shop", "old", &format!("rules: [{redirect}]"));
+    let mesh = gateway(directory.path()).policy(&(to("secure") + &to("exact") + &redirect)).start().await;
+    let (wild, exact) = (directory.path().join("wild"), directory.path().join("exact"));
+    for (trusted, name, host, path, expected) in [
+        (&exact, "a.example.com", "a.example.com", "/exact", "200"),
+        (&wild, "b.example.com", "c.example.com", "/secure", "200"),
+        (&exact, "a.example.com", "a.example.com", "/secure", "404"),
+        (&wild, "b.example.com", "b.example.com", "/exact", "404"),
+        (&wild, "b.example.com", "a.example.com", "/exact", "421"),
+        (&exact, "a.example.com", "b.example.com", "/secure", "421"),
+        (&exact, "a.example.com", "www.example.org", "/exact", "404"),
+    ] {
+        let answer = secure(&mesh, trusted, name, &get(path, host, "")).await.unwrap();
+        assert_eq!(status(&answer), expected, "{name} {host}{path}: {answer}");
+        assert_eq!(answer.contains("outrigger-error: misdirected"), expected == "421", "{answer}");
+    }
+    let answer = secure(&mesh, &exact, "a.example.com", &get("/old", "a.example.com", "")).await.unwrap();
+    assert!(answer.contains("location: https://a.example.com/new"), "it came over TLS: {answer}");
+}
+
+#[tokio::test]
+async fn access_that_is_revoked_ends_what_had_come_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = gateway(directory.path())
+        .service("chat", websocket::echo())
+        .policy(&route("shop", "chat", "rules: [{backendRefs: [{name: chat, port: 80}]}]"))
+        .start()
+        .await;
+    let stream = TcpStream::connect(mesh.instance("edge", 0).sidecar().listens[0]).await.unwrap();
+    let connecting = tokio_tungstenite::client_async("ws://www.example.com/room", stream);
+    let (mut socket, _) = soon("the handshake", connecting).await.expect("the handshake succeeds");
+    for (text, denied) in [("hello", "/attic"), ("again", "/room")] {
+        socket.send(Message::text(text)).await.unwrap();
+        assert_eq!(soon("the echo", socket.next()).await.unwrap().unwrap(), Message::text(text));
+        let rules = format!("action: Deny\n  rules: [{{to: [{{paths: [{{value: {denied}}}]}}]}}]");
+        mesh.apply(&for_gateway("AccessPolicy", "closed", &rules)).await;
+        mesh.pushed().await;
+    }
+    let ended = soon("the end", socket.next()).await;
+    assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::documents::{access, limits};
 
-const ISSUER: &str = "https://issuer.example";
+pub(crate) const ISSUER: &str = "https://issuer.example";
 
 /// Base64 as tokens have it.
 fn encoded(bytes: impl AsRef<[u8]>) -> String {
@@ -28,19 +28,19 @@ fn encoded(bytes: impl AsRef<[u8]>) -> String {
 }
 
 /// Who issues tokens: a key on Ed25519.
-struct Issuer(KeyPair);
+pub(crate) struct Issuer(KeyPair);
 
 impl Issuer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap())
     }
 
-    fn keys(&self, id: &str) -> String {
+    pub(crate) fn keys(&self, id: &str) -> String {
         let x = encoded(self.0.der_bytes());
         json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": id, "x": x }] }).to_string()
     }
 
-    fn token(&self, id: &str, more: Value) -> String {
+    pub(crate) fn token(&self, id: &str, more: Value) -> String {
         #[expect(clippy::disallowed_methods, reason = "an issuer reads its own clock")]
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let mut claims = json!({ "iss": ISSUER, "aud": "shop", "sub": "ann", "exp": now + 600 });

@@ -58,7 +58,7 @@ fn service(endpoints: u16) -> Result<Service> {
         policy: Arc::default(),
         endpoints: Arc::new(Endpoints { version: 1, all: (0..endpoints).map(endpoint).collect() }),
         external: None,
-        listeners: Arc::default(),
+        gateway: None,
         last_used: Arc::default(),
     })
 }

@@ -137,7 +137,7 @@ fn service(message: &v1::Service) -> Result<Arc<Service>> {
         policy: parts.policy,
         endpoints: Arc::new(Endpoints { version: 1, all }),
         external: None,
-        listeners: Arc::default(),
+        gateway: None,
         last_used: Arc::new(AtomicU64::new(0)),
     }))
 }

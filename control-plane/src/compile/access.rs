@@ -10,34 +10,62 @@ use crate::resources::{
     PathType, Reach, Source, TextType,
 };
 
-/// The rules of one port of a service. `None`: there is nothing to decide.
-pub(super) fn access(model: &Model, service: &ServiceName, port: u16) -> Option<v1::Access> {
-    let policies: Vec<_> = about(model, service)
+/// Whose callers are meant.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Door<'a> {
+    /// Those of a workload.
+    Service(&'a ServiceName),
+    /// Those who come in from outside the mesh, of whom nothing is said but by policies that name the gateway.
+    Gateway { namespace: &'a str, name: &'a str },
+}
+
+impl Door<'_> {
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Service(service) => service.namespace(),
+            Self::Gateway { namespace, .. } => namespace,
+        }
+    }
+
+    /// Whether a policy with that target is about it; `own`: the policy is of its namespace.
+    fn is_meant(&self, reach: Reach<'_>, own: bool) -> bool {
+        match (self, reach) {
+            (Self::Service(_), Reach::Mesh) => true,
+            (Self::Service(_), Reach::Namespace) => own,
+            (Self::Service(service), Reach::Service(name)) => own && name == service.name(),
+            (Self::Gateway { name, .. }, Reach::Gateway(target)) => own && target == *name,
+            (Self::Service(_) | Self::Gateway { .. }, _) => false,
+        }
+    }
+}
+
+/// The rules of one port. `None`: there is nothing to decide.
+pub(super) fn access(model: &Model, door: Door<'_>, port: u16) -> Option<v1::Access> {
+    let policies: Vec<_> = about(model, door)
         .filter(|policy| !policy.spec.rules.is_empty())
         .map(|policy| compiled(policy, port))
         .collect();
-    let mode = mode(model, service);
+    let mode = match door {
+        Door::Service(service) => mode(model, service),
+        Door::Gateway { .. } => v1::AccessMode::Open,
+    };
     if policies.is_empty() && mode == v1::AccessMode::Open {
         return None;
     }
-    Some(v1::Access { policies, mode: mode as i32, namespace: service.namespace().to_owned() })
+    Some(v1::Access { policies, mode: mode as i32, namespace: door.namespace().to_owned() })
 }
 
-/// Every policy that is about the service, in the order of their names.
-pub(super) fn about<'a>(
-    model: &'a Model,
-    service: &'a ServiceName,
-) -> impl Iterator<Item = &'a AccessPolicy> {
-    let of_mesh = Some(MESH_NAMESPACE).filter(|namespace| *namespace != service.namespace());
-    let namespaces = [Some(service.namespace()), of_mesh].into_iter().flatten();
-    namespaces.flat_map(move |namespace| {
-        let own = namespace == service.namespace();
-        let is_about = move |reach: Reach<'_>| match reach {
-            Reach::Mesh => true,
-            Reach::Namespace => own,
-            Reach::Service(name) => own && name == service.name(),
-        };
-        model.access_policies(namespace).filter(move |policy| policy.reaches().any(is_about))
+/// Every policy that is about those who come in there, in the order of their names.
+pub(super) fn about<'a>(model: &'a Model, door: Door<'a>) -> impl Iterator<Item = &'a AccessPolicy> {
+    let namespace = match door {
+        Door::Service(service) => service.namespace(),
+        Door::Gateway { namespace, .. } => namespace,
+    };
+    let of_mesh = Some(MESH_NAMESPACE).filter(|of_mesh| *of_mesh != namespace);
+    let namespaces = [Some(namespace), of_mesh].into_iter().flatten();
+    namespaces.flat_map(move |of| {
+        let is_about = move |reach: Reach<'_>| door.is_meant(reach, of == namespace);
+        model.access_policies(of).filter(move |policy| policy.reaches().any(is_about))
     })
 }
 
@@ -110,6 +138,7 @@ fn source(source: &Source, namespace: &str) -> v1::AccessSource {
         not_identities: source.not_identities.clone(),
         not_namespaces: source.not_namespaces.clone(),
         not_cidrs: source.not_cidrs.clone(),
+        api_keys: source.api_keys.clone(),
     }
 }
 
@@ -167,7 +196,7 @@ mod tests {
     fn compile(yaml: &str, service: &str, port: u16) -> Option<v1::Access> {
         let mut model = Model::default();
         model.replace(documents(yaml).into());
-        access(&model, &service.parse().unwrap(), port)
+        access(&model, Door::Service(&service.parse().unwrap()), port)
     }
 
     fn policy(namespace: &str, name: &str, spec: &str) -> String {
@@ -216,6 +245,41 @@ mod tests {
         ] {
             assert_eq!(names(compile(&documents, service, 80)), expected, "{service}");
         }
+    }
+
+    #[test]
+    fn at_a_gateway_only_what_names_it_holds() {
+        let gateway = |name: &str| {
+            format!(
+                "{{targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: {name}}}], rules: [{{}}]}}"
+            )
+        };
+        let documents = [
+            policy("shop", "edge", &gateway("edge")),
+            policy("shop", "other", &gateway("other")),
+            policy("night", "theirs", &gateway("edge")),
+            policy("shop", "service", "{targetRefs: [{name: edge}, {name: gateway--edge}], rules: [{}]}"),
+            policy(
+                "shop",
+                "all",
+                "{targetRefs: [{kind: Namespace, name: shop}], defaultMode: Deny, rules: [{}]}",
+            ),
+            policy(
+                "outrigger",
+                "mesh",
+                "{targetRefs: [{group: outrigger.dev, kind: Mesh, name: mesh}], rules: [{}]}",
+            ),
+        ]
+        .concat();
+        let mut model = Model::default();
+        model.replace(super::super::tests::documents(&documents).into());
+        let access = access(&model, Door::Gateway { namespace: "shop", name: "edge" }, 80).unwrap();
+        assert_eq!(access.mode(), v1::AccessMode::Open);
+        assert_eq!(names(Some(access)), ["shop/edge"]);
+        assert_eq!(
+            names(compile(&documents, "edge.shop", 80)),
+            ["shop/all", "shop/service", "outrigger/mesh"]
+        );
     }
 
     #[test]

@@ -258,8 +258,10 @@ impl<'a> Filters<'a> {
                 Err("a backend cannot refer to a RateLimitPolicy".to_owned().into())
             }
             // Who calls by a rule has sent its token to the service, not to its own proxy.
-            Extension::RateLimitPolicy(document) if document.looks_at_claims() => {
-                Err("a rule cannot refer to a RateLimitPolicy with a limit by Claim".to_owned().into())
+            Extension::RateLimitPolicy(document) if document.looks_at_proofs() => {
+                Err("a rule cannot refer to a RateLimitPolicy with a limit by Claim or ApiKey"
+                    .to_owned()
+                    .into())
             }
             Extension::RateLimitPolicy(document) => {
                 self.rate_limits.push(document);

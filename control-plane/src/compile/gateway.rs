@@ -1,8 +1,9 @@
 //! A Gateway: where traffic from outside the mesh comes in, and which routes it takes.
 //!
-//! To its proxy a gateway is a service whose ports are the listeners'; it has routes and no endpoints. Several
-//! listeners may share a port: a request takes the routes of all of them that its host allows, the most specific host
-//! first (Gateway API, HTTPRouteSpec.hostnames).
+//! To its proxy a gateway is a service whose ports are the numbers of its listeners; it has routes and no endpoints.
+//! Several listeners may share a port: a request belongs to the one whose hostname means its host best, and takes the
+//! routes attached to that one, the most specific host first (Gateway API, HTTPRouteSpec.hostnames). Who may come in at
+//! all is said by the policies whose target is the Gateway, and by no others: callers from outside are not the mesh's.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -13,42 +14,65 @@ use gateway_api::experimental::gateways::{
 use outrigger_api::ServiceName;
 use outrigger_api::v1::{self, Protocol, backend::Target};
 
+use super::access::{Door, access};
 use super::grant::{Referent, Referrer, is_granted};
+use super::jwt::{api_keys, jwt};
 use super::policy::Effective;
-use super::{Attached, Compiled, World, rule};
-use crate::model::{RouteKind, is_gateway};
+use super::{Attached, Compiled, World, rate_limit, rule};
+use crate::model::{Model, RouteKind, is_gateway};
 use crate::resources::HttpRoute;
 
 /// Compiles the gateway that `service` stands for.
 pub(super) fn compile(world: World<'_>, service: &ServiceName, gateway: &Gateway) -> Compiled {
     let policy = Effective::of(world.model, service);
+    let listeners = &gateway.spec.listeners;
     let mut compiled = Compiled {
         message: v1::Service {
             name: Some(service.into()),
             version: world.model.documents().revision,
             policy: Some(policy.backend_policy()),
             gateway: Some(v1::Gateway {
-                listeners: gateway.spec.listeners.iter().filter_map(listener).collect(),
+                listeners: listeners.iter().map(listener).collect(),
+                ports: entries(world.model, service, gateway),
             }),
             ..v1::Service::default()
         },
         backends: BTreeSet::new(),
         dependencies: BTreeSet::from([service.clone()]),
     };
-    let numbers: BTreeSet<i32> = gateway.spec.listeners.iter().map(|listener| listener.port).collect();
-    for number in numbers {
-        compiled.add_gateway_port(world, service, gateway, number, &policy);
+    for (number, listener) in (1..).zip(listeners) {
+        compiled.add_listener(world, service, gateway, (number, listener), &policy);
     }
     compiled
 }
 
+/// What holds for those who come in, by port.
+fn entries(model: &Model, service: &ServiceName, gateway: &Gateway) -> Vec<v1::InboundPort> {
+    let name = gateway.metadata.name.as_deref().unwrap_or_default();
+    let door = Door::Gateway { namespace: service.namespace(), name };
+    let (jwt, api_keys) = (jwt(model, door), api_keys(model, door));
+    let rate_limits = rate_limit::of_service(model, service);
+    let listeners = gateway.spec.listeners.iter();
+    let numbers: BTreeSet<u16> = listeners.filter_map(|listener| u16::try_from(listener.port).ok()).collect();
+    let port = |port: u16| v1::InboundPort {
+        port: port.into(),
+        protocol: Protocol::Unspecified as i32,
+        access: access(model, door, port),
+        jwt: jwt.clone(),
+        api_keys: api_keys.clone(),
+        rate_limits: rate_limits.clone(),
+        concurrency: None,
+    };
+    numbers.into_iter().map(port).collect()
+}
+
 impl Compiled {
-    fn add_gateway_port(
+    fn add_listener(
         &mut self,
         world: World<'_>,
         service: &ServiceName,
         gateway: &Gateway,
-        number: i32,
+        (number, listener): (u32, &GatewayListeners),
         policy: &Effective<'_>,
     ) {
         let mut rules = Vec::new();
@@ -56,10 +80,10 @@ impl Compiled {
         let namespace = service.namespace();
         for form in world.model.routes(service).filter(|route| route.kind == RouteKind::Http) {
             let (route_namespace, route) = (form.namespace(), form.http.as_ref());
-            let listeners = gateway.spec.listeners.iter().filter(|listener| {
-                listener.port == number && admits(listener, gateway, namespace, route, route_namespace)
-            });
-            let hosts: BTreeSet<String> = listeners.flat_map(|listener| hosts(listener, route)).collect();
+            if !admits(listener, gateway, namespace, route, route_namespace) {
+                continue;
+            }
+            let hosts: BTreeSet<String> = hosts(listener, route).into_iter().collect();
             if hosts.is_empty() {
                 continue;
             }
@@ -88,7 +112,8 @@ impl Compiled {
         }
         ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
         self.message.ports.push(v1::ServicePort {
-            port: u32::try_from(number).unwrap_or_default(),
+            port: number,
+            name: listener.name.clone(),
             protocol: Protocol::Unspecified as i32,
             routed: true,
             matches: ranked.into_iter().map(|(_, found)| found).collect(),
@@ -112,14 +137,14 @@ impl HostRank {
     }
 }
 
-fn listener(listener: &GatewayListeners) -> Option<v1::GatewayListener> {
+fn listener(listener: &GatewayListeners) -> v1::GatewayListener {
     let certificates = listener.tls.iter().flat_map(|tls| tls.certificate_refs.iter().flatten());
     let certificate = certificates.map(|certificate| certificate.name.clone()).next();
-    Some(v1::GatewayListener {
-        port: u32::try_from(listener.port).ok()?,
+    v1::GatewayListener {
+        port: u32::try_from(listener.port).unwrap_or_default(),
         hostname: listener.hostname.clone().unwrap_or_default(),
         certificate: certificate.unwrap_or_default(),
-    })
+    }
 }
 
 /// Whether one of the route's parentRefs means the listener, and the listener lets routes of that namespace in.

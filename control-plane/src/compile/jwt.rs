@@ -1,35 +1,56 @@
-//! Whose tokens a service takes, with the keys that are known now.
+//! Whose tokens a service or a gateway takes, with the keys that are known now, and which API keys.
 
 use std::time::Duration;
 
-use outrigger_api::{ServiceName, v1};
+use outrigger_api::v1;
 
-use super::access::{about, claim_path, created};
+use super::access::{Door, about, claim_path, created};
 use super::timing::proto;
 use crate::jwks;
 use crate::model::Model;
-use crate::resources::{AccessPolicy, Jwks, JwtIssuer, Period, Reach};
+use crate::resources::{AccessPolicy, ApiKey, Jwks, JwtIssuer, Period, Reach};
 
 /// How far clocks may be apart where nothing is said.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// `None`: tokens are the application's own affair.
-pub(super) fn jwt(model: &Model, service: &ServiceName) -> Option<v1::Jwt> {
-    let policies = about(model, service).filter(|policy| policy.spec.jwt.is_some());
-    let nearest = policies.min_by_key(|policy| (distance(policy, service), created(policy)))?;
-    let jwt = nearest.spec.jwt.as_ref()?;
+pub(super) fn jwt(model: &Model, door: Door<'_>) -> Option<v1::Jwt> {
+    let jwt = nearest(model, door, |policy| policy.spec.jwt.as_ref())?;
     Some(v1::Jwt {
         issuers: jwt.issuers.iter().map(|raw| issuer(model, raw)).collect(),
         required: jwt.required.unwrap_or(false),
     })
 }
 
+/// The keys that a request may bring. `None`: they are the application's own affair.
+pub(super) fn api_keys(model: &Model, door: Door<'_>) -> Option<v1::ApiKeys> {
+    let keys = nearest(model, door, |policy| policy.spec.api_keys.as_ref())?;
+    let key = |key: &ApiKey| Some(v1::ApiKey { name: key.name.clone(), sha256: key.sum()?.to_vec() });
+    Some(v1::ApiKeys {
+        header: keys.header(),
+        keys: keys.keys.iter().filter_map(key).collect(),
+        required: keys.required.unwrap_or(true),
+    })
+}
+
+/// What the nearest policy that has it says.
+fn nearest<'a, T>(
+    model: &'a Model,
+    door: Door<'a>,
+    part: impl Fn(&'a AccessPolicy) -> Option<&'a T>,
+) -> Option<&'a T> {
+    let policies = about(model, door).filter_map(|policy| Some((policy, part(policy)?)));
+    let nearest = policies.min_by_key(|(policy, _)| (distance(policy, door), created(policy)))?;
+    Some(nearest.1)
+}
+
 /// What names the service counts before what names its namespace, and that before what names the mesh.
-fn distance(policy: &AccessPolicy, service: &ServiceName) -> u8 {
-    let distance = |reach: Reach<'_>| match reach {
-        Reach::Service(name) if name == service.name() => 0,
-        Reach::Namespace => 1,
-        Reach::Service(_) | Reach::Mesh => 2,
+fn distance(policy: &AccessPolicy, door: Door<'_>) -> u8 {
+    let distance = |reach: Reach<'_>| match (door, reach) {
+        (Door::Service(service), Reach::Service(name)) if name == service.name() => 0,
+        (Door::Gateway { .. }, _) => 0,
+        (_, Reach::Namespace) => 1,
+        (_, Reach::Service(_) | Reach::Gateway(_) | Reach::Mesh) => 2,
     };
     policy.reaches().map(distance).min().unwrap_or(2)
 }
@@ -93,8 +114,9 @@ mod tests {
         let documents = policy("a", "{kind: Namespace, name: shop}", &inline("all"))
             + &policy("b", "{name: pay}", &inline("pay"));
         let model = model(&documents);
-        let issuer =
-            |service: &str| jwt(&model, &service.parse().unwrap()).map(|jwt| jwt.issuers[0].issuer.clone());
+        let issuer = |service: &str| {
+            jwt(&model, Door::Service(&service.parse().unwrap())).map(|jwt| jwt.issuers[0].issuer.clone())
+        };
         assert_eq!(issuer("pay.shop").as_deref(), Some("pay"));
         assert_eq!(issuer("web.shop").as_deref(), Some("all"));
         assert_eq!(issuer("web.night"), None);
@@ -104,7 +126,9 @@ mod tests {
     fn defaults_are_filled_in_and_keys_come_from_where_the_document_says() {
         let text = "{issuer: i, audiences: [shop], jwks: {url: 'https://i/keys'}, claimsToHeaders: [{claim: a.b, header: X-A}]}";
         let mut model = model(&policy("p", "{name: pay}", text));
-        let compiled = |model: &Model| jwt(model, &"pay.shop".parse().unwrap()).unwrap().issuers.remove(0);
+        let compiled = |model: &Model| {
+            jwt(model, Door::Service(&"pay.shop".parse().unwrap())).unwrap().issuers.remove(0)
+        };
         let before = compiled(&model);
         assert_eq!(
             (before.header.as_str(), before.prefix.as_str(), before.forward),
@@ -123,5 +147,28 @@ mod tests {
         );
         assert_eq!(compiled(&model).keys[0].id, "a");
         assert!(model.replace_keys(Arc::new(keys)).is_empty(), "the same again is no change");
+    }
+
+    #[test]
+    fn a_gateway_takes_the_keys_of_the_oldest_policy_that_names_it() {
+        const TO: &str = "{group: gateway.networking.k8s.io, kind: Gateway, name: edge}";
+        let keys = |name: &str, target: &str, rest: &str| {
+            format!(
+                "---\nkind: AccessPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{targetRefs: [{target}], \
+                 apiKeys: {{keys: [{{name: {name}, sha256: '{}'}}]{rest}}}}}\n",
+                "AB".repeat(32)
+            )
+        };
+        let documents = keys("all", "{kind: Namespace, name: shop}", "")
+            + &keys("edge", TO, ", header: X-Key, required: false")
+            + &keys("later", TO, "");
+        let model = model(&documents);
+        let compiled = api_keys(&model, Door::Gateway { namespace: "shop", name: "edge" }).unwrap();
+        assert_eq!((compiled.header.as_str(), compiled.required), ("x-key", false));
+        assert_eq!(compiled.keys, [v1::ApiKey { name: "edge".to_owned(), sha256: vec![0xab; 32] }]);
+        let service = "pay.shop".parse().unwrap();
+        let compiled = api_keys(&model, Door::Service(&service)).unwrap();
+        assert_eq!((compiled.header.as_str(), compiled.required), ("x-api-key", true));
+        assert_eq!(compiled.keys[0].name, "all");
     }
 }

@@ -3,8 +3,8 @@
 use outrigger_api::{ServiceName, v1};
 
 use super::World;
-use super::access::access;
-use super::jwt::jwt;
+use super::access::{Door, access};
+use super::jwt::{api_keys, jwt};
 use super::policy::Effective;
 use super::port::Facts;
 use super::rate_limit;
@@ -52,12 +52,14 @@ fn trace_format(format: TraceFormat) -> v1::TraceFormat {
 pub(crate) fn inbound(world: World<'_>, service: &ServiceName) -> v1::Inbound {
     let ports = Facts::of(world, service).map(|facts| facts.ports).unwrap_or_default();
     let rate_limits = rate_limit::of_service(world.model, service);
+    let door = Door::Service(service);
     let concurrency = Effective::of(world.model, service).adaptive_concurrency();
     let port = |port: super::port::Port| v1::InboundPort {
         port: port.number.into(),
         protocol: port.protocol as i32,
-        access: access(world.model, service, port.number),
-        jwt: jwt(world.model, service),
+        access: access(world.model, door, port.number),
+        jwt: jwt(world.model, door),
+        api_keys: api_keys(world.model, door),
         rate_limits: rate_limits.clone(),
         concurrency,
     };

@@ -69,6 +69,7 @@ fn key(key: &RateLimitKey) -> v1::RateLimitKey {
         RateLimitKeyType::Path => v1::RateLimitKeyKind::Path,
         RateLimitKeyType::ClientAddress => v1::RateLimitKeyKind::ClientAddress,
         RateLimitKeyType::Claim => v1::RateLimitKeyKind::Claim,
+        RateLimitKeyType::ApiKey => v1::RateLimitKeyKind::ApiKey,
     };
     let header = key.header.as_deref().unwrap_or_default().to_ascii_lowercase();
     let claim = key.claim.as_deref().map(claim_path).unwrap_or_default();

@@ -1236,9 +1236,9 @@ spec: {{parentRefs: [{{name: edge, namespace: shop}}], {more}rules: [{{backendRe
     )
 }
 
-/// The routes of a gateway's port with their hosts, in the order in which they are tried.
-fn hosts_at(fixture: &Fixture, port: u32) -> Vec<(String, String)> {
-    let port = fixture.port("gateway--edge.shop", "shop", port);
+/// The routes of a gateway's listener with their hosts, in the order in which they are tried.
+fn hosts_at(fixture: &Fixture, listener: u32) -> Vec<(String, String)> {
+    let port = fixture.port("gateway--edge.shop", "shop", listener);
     let matches = port.matches.iter();
     matches.map(|found| (port.rules[found.rule as usize].route.clone(), found.hostnames.concat())).collect()
 }
@@ -1253,11 +1253,11 @@ fn a_gateways_listeners_take_the_routes_whose_hosts_overlap_with_theirs() {
     let fixture = Fixture::new(&format!("{EDGE}{}", routes.concat()));
     let pair = |route: &str, host: &str| (route.to_owned(), host.to_owned());
     assert_eq!(
-        hosts_at(&fixture, 80),
+        hosts_at(&fixture, 1),
         [pair("shop/exact", "www.example.org"), pair("shop/exact", "a.example.com"), pair("shop/any", "")]
     );
     assert_eq!(
-        hosts_at(&fixture, 443),
+        hosts_at(&fixture, 2),
         [pair("shop/exact", "a.example.com"), pair("shop/any", "*.example.com")]
     );
     let message = fixture.compile("gateway--edge.shop", "shop").message;
@@ -1271,7 +1271,7 @@ fn a_gateways_route_reaches_other_namespaces_only_where_these_grant_it() {
     let open = EDGE.replace("protocol: HTTP}", "protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}");
     let documents = format!("{open}{}", at_edge("bank", "foreign", ""));
     let leads_to = |yaml: &str| {
-        let port = Fixture::new(yaml).port("gateway--edge.shop", "shop", 80);
+        let port = Fixture::new(yaml).port("gateway--edge.shop", "shop", 1);
         target(&port.rules[0].backends[0])
     };
     assert!(leads_to(&documents).starts_with("RefNotPermitted"));
@@ -1287,4 +1287,55 @@ spec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: b
     assert_eq!(leads_to(&grant("")), "pay.shop:80");
     assert_eq!(leads_to(&grant(", name: pay")), "pay.shop:80");
     assert!(leads_to(&grant(", name: other")).starts_with("RefNotPermitted"));
+}
+
+#[test]
+fn a_route_is_on_the_listeners_that_it_names_and_on_no_other_of_their_port() {
+    let listeners = EDGE.replace(
+        "    - {name: secure",
+        "    - {name: other, port: 80, protocol: HTTP, hostname: other.example.com}\n    - {name: secure",
+    );
+    let named = |name: &str, section: &str| {
+        at_edge("shop", name, "").replace("namespace: shop}]", &format!("namespace: shop, {section}}}]"))
+    };
+    let routes = [named("web", "sectionName: web"), named("both", "port: 80"), at_edge("shop", "all", "")];
+    let fixture = Fixture::new(&format!("{listeners}{}", routes.concat()));
+    let routes = |listener| {
+        let hosts = hosts_at(&fixture, listener);
+        hosts.into_iter().map(|(route, host)| format!("{route} {host}")).collect::<Vec<_>>()
+    };
+    assert_eq!(routes(1), ["shop/all ", "shop/both ", "shop/web "]);
+    assert_eq!(routes(2), ["shop/all other.example.com", "shop/both other.example.com"]);
+    assert_eq!(routes(3), ["shop/all *.example.com"]);
+}
+
+#[test]
+fn policies_that_name_a_gateway_hold_at_its_ports() {
+    let policies = "---
+kind: AccessPolicy
+metadata: {name: edge, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]
+  action: Deny
+  rules: [{to: [{ports: [443], methods: [PUT]}]}]
+---
+kind: RateLimitPolicy
+metadata: {name: edge, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]
+  limits: [{requests: 5, by: [{type: ApiKey}]}]
+---
+kind: RateLimitPolicy
+metadata: {name: pay, namespace: shop}
+spec: {targetRefs: [{name: edge}], limits: [{requests: 1}]}
+";
+    let fixture = Fixture::new(&format!("{EDGE}{policies}"));
+    let ports = fixture.compile("gateway--edge.shop", "shop").message.gateway.unwrap().ports;
+    let rules = |port: &v1::InboundPort| port.access.as_ref().unwrap().policies[0].rules.len();
+    assert_eq!(ports.iter().map(|port| (port.port, rules(port))).collect::<Vec<_>>(), [(80, 0), (443, 1)]);
+    let limits: Vec<_> = ports.iter().flat_map(|port| &port.rate_limits).map(|limit| &*limit.id).collect();
+    assert_eq!(limits, ["shop/edge/0 of service gateway--edge.shop"; 2], "one budget for all ports");
+    assert_eq!(ports[0].rate_limits[0].by[0].kind(), v1::RateLimitKeyKind::ApiKey);
+    let plain = Fixture::new(EDGE).compile("gateway--edge.shop", "shop").message.gateway.unwrap().ports;
+    assert!(plain.iter().all(|port| port.access.is_none() && port.jwt.is_none() && port.api_keys.is_none()));
 }

@@ -25,6 +25,7 @@ pub(super) fn rate_limit(limit: &v1::RateLimit) -> String {
         Key::Path => "Path".to_owned(),
         Key::ClientAddress => "ClientAddress".to_owned(),
         Key::Claim => format!("claim {}", key.claim.join(".")),
+        Key::ApiKey => "ApiKey".to_owned(),
         Key::Unspecified => "an unknown key".to_owned(),
     });
     let keys: Vec<String> = keys.collect();

@@ -112,6 +112,10 @@ impl State {
     fn take_keys(&mut self, keys: Arc<KeySets>) {
         let change = self.model.replace_keys(keys);
         self.proxies.mark_own(|service| change.concerns(service));
+        let world = World { model: &self.model, registered: &self.published };
+        for gateway in self.cache.refresh(world, &change.gateways) {
+            self.proxies.mark(&gateway);
+        }
     }
 
     /// Makes changes visible and wakes whoever uses what changed.

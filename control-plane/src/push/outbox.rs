@@ -252,9 +252,11 @@ impl Outbox {
 
     /// Whether the proxy was told to enforce this limit of the whole mesh.
     pub(crate) fn enforces(&self, limit: &str) -> bool {
-        let own = self.inbound.iter().flatten().flat_map(|port| &port.rate_limits);
-        let services = self.sent.values().filter_map(|sent| sent.service.as_ref());
-        let rules = services.flat_map(|compiled| &compiled.message.ports).flat_map(|port| &port.rules);
+        let services = || self.sent.values().filter_map(|sent| sent.service.as_ref());
+        let gateways = services().filter_map(|compiled| compiled.message.gateway.as_ref());
+        let own = self.inbound.iter().flatten().chain(gateways.flat_map(|gateway| &gateway.ports));
+        let rules = services().flat_map(|compiled| &compiled.message.ports).flat_map(|port| &port.rules);
+        let own = own.flat_map(|port| &port.rate_limits);
         let mut all = own.chain(rules.flat_map(|rule| &rule.rate_limits));
         all.any(|one| one.of_mesh && one.id == limit)
     }

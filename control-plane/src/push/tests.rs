@@ -110,6 +110,7 @@ fn hello(instance: &str, workload: Option<v1::Workload>) -> v1::Hello {
         version: "test".to_owned(),
         workload,
         admin_address: String::new(),
+        gateway: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! A policy that denies wins over all others. Where any policy allows, one must; otherwise the default mode decides, the
 //! namespace's before the mesh's. An audited policy only reports.
 
+mod api_keys;
 mod check;
 mod jwt;
 
@@ -10,9 +11,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use api_keys::{ApiKey, ApiKeys};
 pub use jwt::{ClaimHeader, Jwks, Jwt, JwtIssuer, TokenSource};
 
-use super::service_policy::TargetRef;
+use super::service_policy::{GATEWAY_GROUP, TargetRef};
 use super::{Admission, Problems};
 
 /// The namespace whose policies may be about the whole mesh: the control plane's own.
@@ -27,12 +29,15 @@ pub struct AccessPolicy {
     pub spec: AccessPolicySpec,
 }
 
-/// Who may call what `targetRefs` names. At least one of `rules`, `defaultMode` and `jwt` must be there.
+/// Who may call what `targetRefs` names. At least one of `rules`, `defaultMode`, `jwt` and `apiKeys` must
+/// be there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccessPolicySpec {
     /// What is called: services of the policy's own namespace; `kind: Namespace` with the namespace's own name for all
-    /// of them; in the namespace `outrigger`, `group: outrigger.dev`, `kind: Mesh`, `name: mesh` for every service.
+    /// of them; in the namespace `outrigger`, `group: outrigger.dev`, `kind: Mesh`, `name: mesh` for every service. With
+    /// `group: gateway.networking.k8s.io`, `kind: Gateway`: who may come in there; no policy for anything else holds at
+    /// a gateway.
     #[schemars(length(min = 1, max = 16))]
     pub target_refs: Vec<TargetRef>,
     /// What happens to whom the rules are about. Default: `Allow`.
@@ -53,6 +58,9 @@ pub struct AccessPolicySpec {
     /// one for its namespace, and that before one for the mesh; of several of these the oldest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
+    /// The API keys that callers may bring. Of several policies that list some one counts, as for `jwt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_keys: Option<ApiKeys>,
 }
 
 /// What a policy does.
@@ -132,6 +140,10 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub not_cidrs: Vec<String>,
+    /// The names of API keys that callers bring.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub api_keys: Vec<String>,
 }
 
 /// What is called: every list that is there must hold, each by any of its entries, `headers` by all.
@@ -242,6 +254,8 @@ pub(crate) enum Reach<'a> {
     Namespace,
     /// This one of them.
     Service(&'a str),
+    /// This gateway of the policy's namespace.
+    Gateway(&'a str),
 }
 
 impl AccessPolicy {
@@ -257,6 +271,7 @@ fn reach<'a>(target: &'a TargetRef, namespace: &str) -> Option<Reach<'a>> {
         ("" | "core", "Service") => Some(Reach::Service(&target.name)),
         ("" | "core", "Namespace") if target.name == namespace => Some(Reach::Namespace),
         ("outrigger.dev", "Mesh") if namespace == MESH_NAMESPACE => Some(Reach::Mesh),
+        (GATEWAY_GROUP, "Gateway") => Some(Reach::Gateway(&target.name)),
         _ => None,
     }
 }

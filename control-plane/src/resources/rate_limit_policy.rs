@@ -31,8 +31,8 @@ pub struct RateLimitPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimitPolicySpec {
-    /// The services, in the policy's own namespace, that the limits are for. None for a policy that only routes name
-    /// as a filter (`ExtensionRef`).
+    /// The services, in the policy's own namespace, that the limits are for; or with `group: gateway.networking.k8s.io`,
+    /// `kind: Gateway` the gateways. None for a policy that only routes name as a filter (`ExtensionRef`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub target_refs: Vec<TargetRef>,
@@ -108,6 +108,9 @@ pub enum RateLimitKeyType {
     /// What a claim of the caller's token says, where an AccessPolicy of the service has the token verified; requests
     /// without the claim, or without a token, count together. Not for policies that routes name as a filter.
     Claim,
+    /// The name of the API key that the request brought, where an AccessPolicy lists keys; requests without one count
+    /// together. Not for policies that routes name as a filter.
+    ApiKey,
 }
 
 /// Who counts together.
@@ -122,7 +125,7 @@ pub enum RateLimitScope {
 impl Admission for RateLimitPolicy {
     fn check(&self, problems: &mut Problems) {
         let spec = FieldPath::root().field("spec");
-        TargetRef::check_all(&self.spec.target_refs, &spec.field("targetRefs"), problems);
+        TargetRef::check_all_or_gateways(&self.spec.target_refs, &spec.field("targetRefs"), problems);
         let limits = &self.spec.limits;
         for (index, limit) in limits.iter().enumerate() {
             let path = spec.field("limits").index(index);
@@ -136,9 +139,11 @@ impl Admission for RateLimitPolicy {
 }
 
 impl RateLimitPolicy {
-    /// Whether one of the limits tells requests apart by their tokens.
-    pub(crate) fn looks_at_claims(&self) -> bool {
-        self.spec.limits.iter().flat_map(|limit| &limit.by).any(|key| key.kind == RateLimitKeyType::Claim)
+    /// Whether one of the limits tells requests apart by their tokens or API keys.
+    pub(crate) fn looks_at_proofs(&self) -> bool {
+        let is_proof =
+            |key: &RateLimitKey| matches!(key.kind, RateLimitKeyType::Claim | RateLimitKeyType::ApiKey);
+        self.spec.limits.iter().flat_map(|limit| &limit.by).any(is_proof)
     }
 }
 

@@ -78,17 +78,17 @@ pub struct ServicePolicySpec {
     pub fallback: Option<Fallback>,
 }
 
-/// A service in the policy's own namespace.
+/// What a policy is for, in its own namespace: a service, and with some kinds of policies other things.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
-    /// The API group of the target: the empty one, of core/v1.
+    /// The API group of the target: the empty one, of core/v1, for a service.
     #[serde(default)]
     pub group: String,
-    /// The kind of the target: `Service`.
+    /// The kind of the target. Default: `Service`.
     #[serde(default = "service_kind")]
     pub kind: String,
-    /// The name of the service.
+    /// The name of the target.
     pub name: String,
 }
 
@@ -279,19 +279,39 @@ impl Admission for ServicePolicy {
     }
 }
 
+/// The group of `Gateway`.
+pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
 impl TargetRef {
+    /// Whether it means a gateway.
+    pub(crate) fn is_gateway(&self) -> bool {
+        self.group == GATEWAY_GROUP && self.kind == "Gateway"
+    }
+
     /// Checks the targets of a policy: services of its own namespace, each once.
     pub(super) fn check_all(targets: &[Self], path: &FieldPath, problems: &mut Problems) {
+        Self::check_each(targets, false, path, problems);
+    }
+
+    /// The same of a policy that may be for gateways, too.
+    pub(super) fn check_all_or_gateways(targets: &[Self], path: &FieldPath, problems: &mut Problems) {
+        Self::check_each(targets, true, path, problems);
+    }
+
+    fn check_each(targets: &[Self], gateways: bool, path: &FieldPath, problems: &mut Problems) {
         for (index, target) in targets.iter().enumerate() {
             let path = path.index(index);
-            if !target.group.is_empty() {
+            let gateway = gateways && target.is_gateway();
+            if !target.group.is_empty() && !gateway {
                 problems.error(&path.field("group"), "must be \"\", the group of Service");
             }
-            if target.kind != "Service" {
-                problems.error(&path.field("kind"), "must be Service");
+            if target.kind != "Service" && !gateway {
+                let what = if gateways { "must be Service or Gateway" } else { "must be Service" };
+                problems.error(&path.field("kind"), what);
             }
             problems.check_label(&path.field("name"), &target.name);
-            if targets[..index].iter().any(|earlier| earlier.name == target.name) {
+            let same = |earlier: &Self| earlier.name == target.name && earlier.kind == target.kind;
+            if targets[..index].iter().any(same) {
                 problems.error(&path.field("name"), format!("names {:?} a second time", target.name));
             }
         }

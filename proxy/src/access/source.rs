@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use outrigger_certs::SpiffeId;
 
-use super::{Effect, Facts};
+use super::{Effect, Facts, RequestFacts};
 
 /// Callers: every list that is not empty must hold.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Source {
     pub not_namespaces: Vec<Box<str>>,
     /// From none of these networks.
     pub not_cidrs: Vec<IpNet>,
+    /// With any of these API keys.
+    pub api_keys: Vec<Box<str>>,
 }
 
 /// A text, or what it begins with.
@@ -60,6 +62,16 @@ impl Source {
         (self.cidrs.is_empty() || within(&self.cidrs))
             && !within(&self.not_cidrs)
             && self.is_caller(facts.identity, effect)
+            && (self.api_keys.is_empty() || self.has_key(facts.request, effect))
+    }
+
+    pub(super) fn looks_at_keys(&self) -> bool {
+        !self.api_keys.is_empty()
+    }
+
+    fn has_key(&self, request: Option<RequestFacts<'_>>, effect: Effect) -> bool {
+        let Some(fields) = request.and_then(|request| request.fields) else { return effect.of_unknown() };
+        fields.shown.api_key.is_some_and(|key| self.api_keys.iter().any(|name| **name == *key))
     }
 
     fn is_caller(&self, caller: Option<&SpiffeId>, effect: Effect) -> bool {

@@ -19,6 +19,7 @@ struct Asked {
     path: &'static str,
     headers: HeaderMap,
     claims: Option<Claims>,
+    api_key: Option<&'static str>,
 }
 
 impl Asked {
@@ -30,6 +31,7 @@ impl Asked {
             path: "/",
             headers: HeaderMap::new(),
             claims: None,
+            api_key: None,
         }
     }
 
@@ -50,8 +52,13 @@ impl Asked {
         Self { claims: Some(claims.as_object().unwrap().clone().into()), ..self }
     }
 
+    fn api_key(self, name: &'static str) -> Self {
+        Self { api_key: Some(name), ..self }
+    }
+
     fn of(&self, access: &Access) -> bool {
-        let fields = Fields { headers: &self.headers, claims: self.claims.as_ref() };
+        let shown = Shown { claims: self.claims.as_ref(), api_key: self.api_key };
+        let fields = Fields { headers: &self.headers, shown };
         let request =
             RequestFacts { method: &self.method, host: "pay.shop", path: self.path, fields: Some(fields) };
         self.decide(access, Some(request))
@@ -301,4 +308,27 @@ fn claims_count_by_value_by_element_and_by_word_of_a_scope() {
         assert_eq!(claims().of(&only(Effect::Allow, when(path, value))), expected, "{path:?} {value}");
     }
     assert!(!Asked::by(WEB).of(&only(Effect::Allow, when(&["sub"], "ann"))), "there is no token");
+}
+
+#[test]
+fn an_api_key_lets_in_by_its_name_and_says_nothing_of_bytes_that_nobody_reads() {
+    let phone = || Rule {
+        from: vec![Source { api_keys: vec!["phone".into()], ..Source::default() }],
+        ..Rule::default()
+    };
+    let access = |effect| {
+        let policy = Policy { name: "shop/keys".into(), rules: vec![phone()] };
+        Access::new([(effect, false, policy)], Mode::Open, "shop")
+    };
+    for (asked, allowed, denied) in [
+        (Asked::by("").api_key("phone"), true, true),
+        (Asked::by("").api_key("partner"), false, false),
+        (Asked::by(WEB), false, false),
+    ] {
+        assert_eq!(asked.of(&access(Effect::Allow)), allowed, "{:?}", asked.api_key);
+        assert_eq!(!asked.of(&access(Effect::Deny)), denied, "{:?}", asked.api_key);
+    }
+    let opaque = |effect| Asked::by("").api_key("phone").decide(&access(effect), None);
+    assert!(!opaque(Effect::Allow) && !opaque(Effect::Deny));
+    assert!(access(Effect::Allow).looks().fields);
 }

@@ -61,7 +61,7 @@ impl Bench {
             policy: Arc::clone(&policy),
             endpoints,
             external: None,
-            listeners: Arc::default(),
+            gateway: None,
             last_used: Arc::default(),
         };
         Self { cluster: Cluster::new(&service, now), policy, now, rng: StdRng::seed_from_u64(2) }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use outrigger_api::v1::backend::Target;
 use outrigger_api::{ServiceName, v1};
 
-use crate::gateway::GatewayListener;
+use crate::gateway::Gateway;
 use crate::policy::{self, PolicyError};
 use crate::snapshot::{BackendPolicy, External, ExternalPort, Protocol, ServicePort};
 
@@ -23,17 +23,18 @@ pub(super) struct Compiled {
     pub(super) policy: Arc<BackendPolicy>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) external: Option<Arc<External>>,
-    pub(super) listeners: Arc<[GatewayListener]>,
+    pub(super) gateway: Option<Arc<Gateway>>,
     /// The services that its rules lead to, each once.
     pub(super) backends: Vec<ServiceName>,
 }
 
 impl Compiled {
-    /// Reads `raw`, sharing with `before` each port and policy that did not change.
+    /// Reads `raw`, sharing with `before` each port, policy and gateway that did not change.
     pub(super) fn read(raw: v1::Service, before: Option<&Self>) -> Result<Self, PolicyError> {
         let parts = policy::service(&raw)?;
         let mut ports = parts.ports;
         let mut policy = parts.policy;
+        let mut gateway = parts.gateway;
         if let Some(before) = before {
             for (port, raw_port) in ports.iter_mut().zip(&raw.ports) {
                 if let Some(known) = before.raw.ports.iter().position(|p| p == raw_port) {
@@ -43,10 +44,13 @@ impl Compiled {
             if before.raw.policy == raw.policy {
                 policy = before.policy.clone();
             }
+            if before.raw.gateway == raw.gateway {
+                gateway = before.gateway.clone();
+            }
         }
         let backends = backends(&raw);
-        let (addresses, external, listeners) = (parts.addresses, parts.external, parts.listeners);
-        Ok(Self { raw, ports, policy, addresses, external, listeners, backends })
+        let (addresses, external) = (parts.addresses, parts.external);
+        Ok(Self { raw, ports, policy, addresses, external, gateway, backends })
     }
 
     /// A service for a host that no document lists, with the defaults for everything. `None`: it is no host.
@@ -63,7 +67,7 @@ impl Compiled {
             policy: Arc::default(),
             addresses: Vec::new(),
             external: Some(Arc::new(External { host, ports, listed: false })),
-            listeners: Arc::default(),
+            gateway: None,
             backends: Vec::new(),
         })
     }

@@ -108,6 +108,8 @@ pub(super) struct Conversation {
     pub(super) keeping: Keeping,
     /// When idle services were last looked for, seconds since the proxy started.
     pub(super) swept: u64,
+    /// Never forgotten, whether anybody calls or not.
+    pub(super) gateway: Option<ServiceName>,
 }
 
 /// What counts within one stream.
@@ -499,7 +501,16 @@ impl Conversation {
         }
     }
 
+    /// Has the gateway that the proxy serves followed, if it serves one.
+    pub(super) fn follow_gateway(&mut self) {
+        if let Some(gateway) = &self.gateway {
+            let second = self.second();
+            self.model.ask(gateway, second);
+        }
+    }
+
     fn sweep(&mut self, second: u64) {
+        self.follow_gateway();
         self.names.forget_gone();
         self.addresses.forget_gone();
         self.hosts.forget_gone();

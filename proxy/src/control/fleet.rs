@@ -145,6 +145,7 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::access::Shown;
     use crate::rate_limit::{Asker, Rate, RateLimit, RateLimits, quota};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -188,7 +189,7 @@ mod tests {
                     let asker = Asker {
                         head: &head,
                         identity: None,
-                        claims: None,
+                        shown: Shown::default(),
                         address: IpAddr::from([127, 0, 0, 1]),
                     };
                     admitted += usize::from(self.limits.ask(&asker, at + SECOND).refused_by.is_none());

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use crate::gateway::Gateway;
 use crate::rate_limit::{RateLimits, State};
 use crate::snapshot::{Inbound, ServicePort};
 
@@ -17,6 +18,13 @@ impl Ledger {
     /// Gives the limits of the workload's own ports the buckets that they had.
     pub(super) fn adopt_inbound(&mut self, inbound: &mut Inbound) {
         for port in &mut inbound.ports {
+            self.adopt(&mut port.rate_limits);
+        }
+    }
+
+    /// Gives the limits of a gateway's ports the buckets that they had. One that is in use already has its own.
+    pub(super) fn adopt_gateway(&mut self, gateway: &mut Option<Arc<Gateway>>) {
+        for port in gateway.iter_mut().filter_map(Arc::get_mut).flat_map(|gateway| &mut gateway.ports) {
             self.adopt(&mut port.rate_limits);
         }
     }

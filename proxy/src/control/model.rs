@@ -153,7 +153,7 @@ impl Entry {
             policy: compiled.policy.clone(),
             endpoints,
             external: compiled.external.clone(),
-            listeners: compiled.listeners.clone(),
+            gateway: compiled.gateway.clone(),
             last_used: self.last_used.clone(),
         };
         self.shown = Some((compiled, Arc::new(service)));
@@ -371,6 +371,7 @@ impl Model {
         }
         let mut compiled = Compiled::read(raw, newest.as_deref())?;
         self.ledger.adopt_ports(&mut compiled.ports);
+        self.ledger.adopt_gateway(&mut compiled.gateway);
         let compiled = Arc::new(compiled);
         let unknown: Vec<_> =
             compiled.backends.iter().filter(|b| !self.services.contains_key(*b)).cloned().collect();

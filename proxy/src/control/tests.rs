@@ -107,6 +107,7 @@ impl Proxy {
         let file = directory.path().join("token");
         std::fs::write(&file, format!("{token}\n")).unwrap();
         let inputs = ControlInputs {
+            gateway: None,
             control_plane: peer.address.to_string(),
             namespace: "shop".to_owned(),
             service_account: "web".to_owned(),

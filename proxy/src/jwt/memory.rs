@@ -11,14 +11,15 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::{Invalid, Jwt, Place, Verified};
+use crate::failure::Side;
 use crate::hash::FastMap;
 
 /// So many are remembered for each port; beyond that all are forgotten and the memory begins anew.
 const MOST: usize = 512;
 
-/// What one worker remembers, by port.
+/// What one worker remembers, by port: the workload's, or that of a gateway.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(HashMap<u16, OfPort>);
+pub(crate) struct Memory(HashMap<(Side, u16), OfPort>);
 
 #[derive(Debug)]
 struct OfPort {
@@ -33,14 +34,14 @@ impl Memory {
     /// Why it is not.
     pub(crate) fn verify(
         &mut self,
-        port: u16,
+        at: (Side, u16),
         jwt: &Arc<Jwt>,
         token: &str,
         place: &Place,
         now: SystemTime,
     ) -> Result<Rc<Verified>, Invalid> {
         let fresh = || OfPort { jwt: jwt.clone(), good: FastMap::default() };
-        let known = self.0.entry(port).or_insert_with(fresh);
+        let known = self.0.entry(at).or_insert_with(fresh);
         if !Arc::ptr_eq(&known.jwt, jwt) {
             *known = fresh();
         }

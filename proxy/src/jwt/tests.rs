@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::key::{Algorithm, Material};
 use super::*;
+use crate::failure::Side;
 
 const NOW: u64 = 1_700_000_000;
 
@@ -186,7 +187,8 @@ fn a_good_token_is_remembered_until_its_time_is_over_or_the_keys_change() {
     let jwt = Arc::new(takes(vec![signer.key("")]));
     let token = signer.token(json!({ "alg": "ES256" }), claims());
     let mut memory = memory::Memory::default();
-    let mut verify = |jwt: &Arc<Jwt>, seconds| memory.verify(80, jwt, &token, &bearer(), at(seconds));
+    let mut verify =
+        |jwt: &Arc<Jwt>, seconds| memory.verify((Side::Inbound, 80), jwt, &token, &bearer(), at(seconds));
     let first = verify(&jwt, NOW).unwrap();
     assert!(Rc::ptr_eq(&first, &verify(&jwt, NOW + 1).unwrap()));
     assert_eq!(verify(&jwt, NOW + 660).unwrap_err(), Invalid::Expired);

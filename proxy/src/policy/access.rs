@@ -88,6 +88,7 @@ fn source(raw: &v1::AccessSource, path: &Path<'_>, problems: &mut Problems) -> S
         not_identities: names(&raw.not_identities),
         not_namespaces: texts(&raw.not_namespaces),
         not_cidrs: networks(&raw.not_cidrs, &path.field("notCidrs"), problems),
+        api_keys: texts(&raw.api_keys),
     }
 }
 

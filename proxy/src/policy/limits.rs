@@ -82,6 +82,7 @@ fn key(raw: &v1::RateLimitKey, path: &Path<'_>, problems: &mut Problems) -> Opti
         Ok(v1::RateLimitKeyKind::Claim) => {
             Some(Key::Claim(raw.claim.iter().map(|name| name.as_str().into()).collect()))
         }
+        Ok(v1::RateLimitKeyKind::ApiKey) => Some(Key::ApiKey),
         Ok(v1::RateLimitKeyKind::Unspecified) | Err(_) => {
             problems.add(&path.field("kind"), format!("key {} is not known here", raw.kind));
             None

@@ -486,6 +486,36 @@ fn inbound_ports_are_read_or_refused_with_their_field() {
 }
 
 #[test]
+fn a_gateway_is_read_with_what_holds_at_its_ports() {
+    let key = |bytes: usize| v1::ApiKey { name: "phone".to_owned(), sha256: vec![7; bytes] };
+    let raw = |header: &str, bytes| v1::Service {
+        gateway: Some(v1::Gateway {
+            listeners: vec![v1::GatewayListener { port: 443, ..v1::GatewayListener::default() }],
+            ports: vec![v1::InboundPort {
+                port: 443,
+                api_keys: Some(v1::ApiKeys {
+                    header: header.to_owned(),
+                    keys: vec![key(bytes)],
+                    required: true,
+                }),
+                ..v1::InboundPort::default()
+            }],
+        }),
+        ..payments()
+    };
+    let gateway = service(&raw("x-api-key", 32)).unwrap().gateway.unwrap();
+    let keys = gateway.port(443).unwrap().api_keys.as_ref().unwrap();
+    assert_eq!((keys.header.as_str(), &*keys.keys[0].name, keys.required), ("x-api-key", "phone", true));
+    assert!(gateway.port(80).is_none(), "nobody comes in where nothing is said");
+    let error = service(&raw("a b", 31)).unwrap_err();
+    let fields: Vec<&str> = error.problems.iter().map(|problem| &*problem.field).collect();
+    assert_eq!(
+        fields,
+        ["keys[0].sha256", "header"].map(|field| format!("service.gateway.ports[0].apiKeys.{field}"))
+    );
+}
+
+#[test]
 fn rate_limits_are_read_or_refused_with_their_field() {
     let key = |kind: v1::RateLimitKeyKind| v1::RateLimitKey { kind: kind as i32, ..Default::default() };
     let limit = v1::RateLimit {

@@ -2,6 +2,7 @@ use http::Request;
 use serde_json::json;
 
 use super::*;
+use crate::jwt::Claims;
 use crate::route::{PathMatch, Prefix};
 
 fn limit(name: &str, requests: u32, by: Vec<Key>) -> RateLimit {
@@ -29,7 +30,7 @@ fn head(path: &str, fields: &[(&'static str, &'static str)]) -> request::Parts {
 }
 
 fn nobody(head: &request::Parts) -> Asker<'_> {
-    Asker { head, identity: None, claims: None, address: IpAddr::from([127, 0, 0, 1]) }
+    Asker { head, identity: None, shown: Shown::default(), address: IpAddr::from([127, 0, 0, 1]) }
 }
 
 fn admitted(limits: &RateLimits, head: &request::Parts, identity: Option<&SpiffeId>) -> bool {
@@ -81,7 +82,8 @@ fn whoever_a_token_speaks_of_has_a_bucket_of_its_own() {
     let plain = head("/", &[]);
     let ask = |claims: Option<serde_json::Value>| {
         let claims: Option<Claims> = claims.map(|claims| claims.as_object().unwrap().clone().into());
-        let asker = Asker { claims: claims.as_ref(), ..nobody(&plain) };
+        let shown = Shown { claims: claims.as_ref(), ..Shown::default() };
+        let asker = Asker { shown, ..nobody(&plain) };
         by_claim.ask(&asker, Duration::from_secs(1)).refused_by.is_none()
     };
     let of = |issuer: &str, sub: serde_json::Value| Some(json!({ "iss": issuer, "realm": { "sub": sub } }));

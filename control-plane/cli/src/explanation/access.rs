@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::request;
 use outrigger_api::path::decoded;
 use outrigger_certs::SpiffeId;
-use outrigger_proxy::access::{Access, Facts, Fields, RequestFacts};
+use outrigger_proxy::access::{Access, Facts, Fields, RequestFacts, Shown};
 use serde::Serialize;
 
 /// Who calls, and from where.
@@ -39,7 +39,7 @@ pub(crate) fn admission(access: &Access, caller: &Caller, head: &request::Parts)
     };
     let host = head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let host = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-    let fields = Some(Fields { headers: &head.headers, claims: None });
+    let fields = Some(Fields { headers: &head.headers, shown: Shown::default() });
     let request = RequestFacts { method: &head.method, host: &host, path: &path, fields };
     let decision = access.decide(&Facts { identity, address: caller.address, request: Some(request) });
     Some(Admission {

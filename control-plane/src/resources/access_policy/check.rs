@@ -8,6 +8,7 @@ use super::{
     AccessPolicy, Action, MESH_NAMESPACE, Operation, PathCondition, PathType, Reach, Rule, Source, TextType,
 };
 use crate::resources::http_route::{check_literal_path, check_name, check_regex};
+use crate::resources::service_policy::GATEWAY_GROUP;
 use crate::resources::{FieldPath, Problems, is_label, is_subdomain};
 
 /// A longer value is a mistake.
@@ -27,10 +28,14 @@ pub(super) fn check(policy: &AccessPolicy, problems: &mut Problems) {
     if let Some(jwt) = &spec.jwt {
         jwt.check(&path.field("jwt"), problems);
     }
-    if spec.rules.is_empty() && spec.default_mode.is_none() && spec.jwt.is_none() {
+    if let Some(keys) = &spec.api_keys {
+        keys.check(&path.field("apiKeys"), problems);
+    }
+    let nothing = spec.default_mode.is_none() && spec.jwt.is_none() && spec.api_keys.is_none();
+    if spec.rules.is_empty() && nothing {
         problems.error(
             &path.field("rules"),
-            "must have a rule (`{}` is about everybody), unless defaultMode or jwt is set",
+            "must have a rule (`{}` is about everybody), unless defaultMode, jwt or apiKeys is set",
         );
     }
     if spec.rules.is_empty() && (spec.action.is_some() || spec.audit.is_some()) {
@@ -38,6 +43,15 @@ pub(super) fn check(policy: &AccessPolicy, problems: &mut Problems) {
     }
     for (index, rule) in spec.rules.iter().enumerate() {
         check_rule(rule, &path.field("rules").index(index), problems);
+    }
+    if policy.reaches().any(|reach| matches!(reach, Reach::Gateway(_))) {
+        for (index, rule) in spec.rules.iter().enumerate() {
+            if rule.is_about_workloads() {
+                let path = path.field("rules").index(index).field("from");
+                problems
+                    .warning(&path, "names workloads, and nobody has an identity who comes in at a gateway");
+            }
+        }
     }
     if spec.action == Some(Action::Deny)
         && let Some(index) = spec.rules.iter().position(Rule::is_about_opaque_ports)
@@ -69,6 +83,10 @@ fn check_targets(policy: &AccessPolicy, path: &FieldPath, problems: &mut Problem
                 format!("only policies of the namespace {MESH_NAMESPACE} may be about the whole mesh"),
             ),
             ("outrigger.dev", "Mesh") => {}
+            (GATEWAY_GROUP, "Gateway") => problems.check_label(&path.field("name"), &target.name),
+            (group, "Gateway") => {
+                problems.error(&path.field("group"), format!("must be {GATEWAY_GROUP}, not {group:?}"));
+            }
             (group, "Service" | "Namespace") => {
                 problems.error(&path.field("group"), format!("must be \"\", not {group:?}"));
             }
@@ -77,7 +95,7 @@ fn check_targets(policy: &AccessPolicy, path: &FieldPath, problems: &mut Problem
             }
             (_, kind) => problems.error(
                 &path.field("kind"),
-                format!("{kind:?} is not supported; expected Service, Namespace or Mesh"),
+                format!("{kind:?} is not supported; expected Service, Namespace, Gateway or Mesh"),
             ),
         }
         if targets[..index].iter().any(|earlier| earlier.kind == target.kind && earlier.name == target.name) {
@@ -127,6 +145,7 @@ fn check_source(source: &Source, path: &FieldPath, problems: &mut Problems) {
     entries("serviceAccounts", &source.service_accounts, "NAME or NAMESPACE/NAME", &account, problems);
     let domain = |text: &str| TrustDomain::new(text).is_ok();
     entries("trustDomains", &source.trust_domains, "a trust domain", &domain, problems);
+    entries("apiKeys", &source.api_keys, "the name of a key", &is_label, problems);
     entries("cidrs", &source.cidrs, NETWORK, &network, problems);
     entries("notCidrs", &source.not_cidrs, NETWORK, &network, problems);
 }
@@ -209,6 +228,16 @@ fn is_token(text: &str) -> bool {
 }
 
 impl Rule {
+    /// Whether each of its sources is about identities of the mesh.
+    fn is_about_workloads(&self) -> bool {
+        let names_some = |source: &Source| {
+            [&source.identities, &source.namespaces, &source.service_accounts, &source.trust_domains]
+                .iter()
+                .any(|list| !list.is_empty())
+        };
+        !self.from.is_empty() && self.from.iter().all(names_some)
+    }
+
     /// Whether it looks at requests, on ports whose servers speak first and are therefore opaque.
     fn is_about_opaque_ports(&self) -> bool {
         let opaque = |operation: &Operation| {
@@ -251,7 +280,7 @@ mod tests {
             "{targetRefs: [{name: pay}, {kind: Namespace, name: shop}], action: Deny, audit: true, defaultMode: SameNamespace,
               rules: [{from: [{identities: ['spiffe://mesh/ns/shop/sa/web', 'spiffe://mesh/ns/*'], namespaces: [shop],
                                serviceAccounts: [web, night/batch], trustDomains: [mesh], cidrs: [10.0.0.0/8, '::1/128'],
-                               notIdentities: ['spiffe://*'], notNamespaces: [x], notCidrs: [10.1.0.0/16]}],
+                               notIdentities: ['spiffe://*'], notNamespaces: [x], notCidrs: [10.1.0.0/16], apiKeys: [phone]}],
                        to: [{ports: [80], methods: [GET], hosts: [pay.shop, '*.example.com'], notMethods: [PUT],
                              paths: [{value: /a}, {type: Exact, value: /b@c}, {type: RegularExpression, value: '/[a-z]+'}],
                              notPaths: [{value: /caf%C3%A9}],
@@ -263,6 +292,10 @@ mod tests {
             "{targetRefs: [{group: outrigger.dev, kind: Mesh, name: mesh}], rules: [{}]}",
         ));
         accepted(&policy("shop", "{targetRefs: [{kind: Namespace, name: shop}], defaultMode: Deny}"));
+        accepted(&policy(
+            "shop",
+            "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}], rules: [{}]}",
+        ));
     }
 
     #[test]
@@ -305,6 +338,19 @@ mod tests {
                 "spec.rules[0].to[0].headers[0].name: the host is not compared as a header",
                 "spec.rules[0].to[0].headers[1].name: \"a b\" is not a name",
             ],
+        );
+    }
+
+    #[test]
+    fn a_rule_about_workloads_at_a_gateway_is_warned_of() {
+        let warned = warnings(&policy(
+            "shop",
+            "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}], \
+              rules: [{from: [{cidrs: [10.0.0.0/8]}]}, {from: [{namespaces: [shop]}]}]}",
+        ));
+        assert!(
+            warned.len() == 1 && warned[0].starts_with("spec.rules[1].from: names workloads"),
+            "{warned:?}"
         );
     }
 
