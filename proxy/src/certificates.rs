@@ -1,7 +1,8 @@
 //! A gateway's certificates and keys, from its own disk, where they were put and are replaced by somebody else.
 //!
 //! `DIR/NAMESPACE/NAME/tls.crt` and `tls.key`, or `DIR/NAME/…`, in PEM, as Kubernetes mounts a Secret. The directory is
-//! looked at every few seconds: what changed is read again, and what cannot be read keeps its last good version.
+//! looked at every few seconds: what changed is read again, and what cannot be read, or is not all there for the moment,
+//! keeps its last good version. A certificate goes with its directory `NAME`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -67,11 +68,24 @@ impl Certificates {
     /// Reads what is new in the directory. Blocks on the disk.
     pub(crate) fn look(&self, directory: &Path) {
         let before = self.0.load_full();
+        if let Err(error) = fs::read_dir(directory) {
+            tracing::warn!(%error, "the certificates' directory cannot be read; what was read last stays");
+            return;
+        }
         let mut after = HashMap::new();
         let mut changed = false;
         for (name, place) in places(directory) {
             let known = before.get(&name);
-            let Ok(stamp) = stamp(&place) else { continue };
+            let stamp = match stamp(&place) {
+                Ok(stamp) => stamp,
+                Err(error) => {
+                    if let Some(known) = known {
+                        tracing::warn!(%error, certificate = name, "a certificate is gone; the last good one stays");
+                        after.insert(name, known.clone());
+                    }
+                    continue;
+                }
+            };
             if let Some(known) = known.filter(|known| known.stamp == stamp) {
                 after.insert(name, known.clone());
                 continue;
@@ -95,7 +109,7 @@ impl Certificates {
     }
 }
 
-/// Directories that hold a certificate, by the name they give it.
+/// Directories that may hold a certificate, by the name they give it.
 fn places(directory: &Path) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
     for (name, place) in subdirectories(directory) {
@@ -104,7 +118,6 @@ fn places(directory: &Path) -> Vec<(String, PathBuf)> {
         );
         found.push((name, place));
     }
-    found.retain(|(_, place)| place.join("tls.crt").exists());
     found
 }
 
@@ -162,8 +175,15 @@ mod tests {
         fs::write(directory.path().join("shop/edge/tls.key"), "nonsense").unwrap();
         certificates.look(directory.path());
         assert!(Arc::ptr_eq(&own, &certificates.get("shop", "edge").unwrap()));
+        for part in ["tls.crt", "tls.key"] {
+            fs::remove_file(directory.path().join("shop/edge").join(part)).unwrap();
+            certificates.look(directory.path());
+            assert!(Arc::ptr_eq(&own, &certificates.get("shop", "edge").unwrap()), "without {part}");
+        }
+        certificates.look(&directory.path().join("unmounted"));
+        assert!(Arc::ptr_eq(&own, &certificates.get("shop", "edge").unwrap()), "without anything");
         fs::remove_dir_all(directory.path().join("shop")).unwrap();
         certificates.look(directory.path());
-        assert!(Arc::ptr_eq(&first, &certificates.get("shop", "edge").unwrap()));
+        assert!(Arc::ptr_eq(&first, &certificates.get("shop", "edge").unwrap()), "taken away on purpose");
     }
 }

@@ -3,7 +3,7 @@
 //! Redirected traffic carries its destination in the connection; everything else names it in the request, as the
 //! authority of the target or the Host field (RFC 9112 section 3.2.2: the target wins).
 
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Uri, Version, header, request};
 use outrigger_api::ServiceName;
 
@@ -48,6 +48,23 @@ pub(crate) fn authority(
         return Err(Failure::BadRequest); // RFC 9110 section 4.2.4
     }
     Ok(named)
+}
+
+/// Refuses a target that names another scheme than `http`: what is called through the outbound port is called in plain
+/// HTTP, and must not be where the caller believes that it speaks TLS, or something else altogether. A caller of TLS
+/// asks for a tunnel (RFC 9110 section 9.3.6). With HTTP/2 each request names a scheme, and some clients say `https`
+/// without meaning anything by it.
+///
+/// # Errors
+/// [`Failure::BadRequest`].
+pub(crate) fn scheme(uri: &Uri, version: Version) -> Result<(), Failure> {
+    match uri.scheme() {
+        Some(scheme) if version < Version::HTTP_2 && *scheme != Scheme::HTTP => {
+            tracing::info!(%scheme, "refused a request: through the outbound port only http:// can be called; use CONNECT");
+            Err(Failure::BadRequest)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The authority of a request whose destination is known: its own, or where HTTP/1.0 names none, the destination.
@@ -126,6 +143,21 @@ mod tests {
         assert_eq!(of("/x", Some("payments")), Ok(("payments.shop".into(), 80)));
         assert_eq!(of("/x", Some("Payments.Shop:8080")), Ok(("payments.shop".into(), 8080)));
         assert_eq!(of("http://orders.shop/x", Some("payments.shop")), Ok(("orders.shop".into(), 80)));
+    }
+
+    #[test]
+    fn a_target_names_no_scheme_but_http() {
+        for (target, version, expected) in [
+            ("/x", Version::HTTP_11, true),
+            ("http://web.shop/x", Version::HTTP_11, true),
+            ("HTTP://web.shop/x", Version::HTTP_11, true),
+            ("https://web.shop/x", Version::HTTP_11, false),
+            ("ftp://web.shop/x", Version::HTTP_10, false),
+            ("web.shop:443", Version::HTTP_11, true),
+            ("https://web.shop/x", Version::HTTP_2, true),
+        ] {
+            assert_eq!(scheme(&target.parse().unwrap(), version).is_ok(), expected, "{target} {version:?}");
+        }
     }
 
     #[test]

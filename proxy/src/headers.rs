@@ -108,13 +108,24 @@ impl From<Scheme> for http::uri::Scheme {
     }
 }
 
+/// What says who called and how, by whichever convention.
+const SAID_OF_CALLERS: [&str; 7] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-envoy-external-address",
+];
+
 /// Says who called from outside and how, and forgets what the caller itself says of that.
 pub(crate) fn forwarded(headers: &mut HeaderMap, client: std::net::IpAddr, scheme: Scheme) {
     strip_untrusted_request(headers);
-    for name in ["forwarded", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "x-envoy-external-address"]
-    {
+    for name in SAID_OF_CALLERS {
         headers.remove(name);
     }
+    remove_lookalikes(headers, &SAID_OF_CALLERS);
     let client =
         HeaderValue::try_from(client.to_canonical().to_string()).expect("an address is visible ASCII");
     headers.insert("x-forwarded-for", client);
@@ -138,15 +149,16 @@ pub(crate) fn strip_untrusted_request(headers: &mut HeaderMap) {
 /// Interfaces in the way of CGI and WSGI cannot tell the two apart, so that an application would believe a caller that
 /// says `x_forwarded_client_cert`.
 pub(crate) fn strip_lookalikes(headers: &mut HeaderMap) {
+    let own = [CLIENT_CERT, REQUEST_ID, DEADLINE_MS, ERROR, ATTEMPT, CALLER_PROTOCOL];
+    remove_lookalikes(headers, &own.each_ref().map(HeaderName::as_str));
+}
+
+/// Removes fields whose names differ from one of these by `_` for `-`.
+fn remove_lookalikes(headers: &mut HeaderMap, names: &[&str]) {
     let lookalikes: Vec<HeaderName> = headers
         .keys()
         .filter(|name| name.as_str().contains('_'))
-        .filter(|name| {
-            let meant = name.as_str().replace('_', "-");
-            [CLIENT_CERT, REQUEST_ID, DEADLINE_MS, ERROR, ATTEMPT, CALLER_PROTOCOL]
-                .iter()
-                .any(|own| own.as_str() == meant)
-        })
+        .filter(|name| names.contains(&name.as_str().replace('_', "-").as_str()))
         .cloned()
         .collect();
     for name in lookalikes {
@@ -228,6 +240,22 @@ mod tests {
         ]);
         strip_untrusted_request(&mut headers);
         assert_eq!(headers, map(&[("my_field", "1")]));
+    }
+
+    #[test]
+    fn nobody_outside_says_who_called_not_even_with_underscores() {
+        let mut headers = map(&[
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x-forwarded_proto", "https"),
+            ("x_real_ip", "10.0.0.1"),
+            ("x_forwarded_host", "evil"),
+            ("forwarded", "for=10.0.0.1"),
+            ("my_field", "1"),
+        ]);
+        forwarded(&mut headers, [192, 0, 2, 7].into(), Scheme::Http);
+        let expected = [("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "http"), ("my_field", "1")];
+        assert_eq!(headers, map(&expected));
     }
 
     #[test]

@@ -241,6 +241,7 @@ async fn deliver(
             (destination::authority_at(head, name, *port)?, lookup(worker, name).await?, *port)
         }
         _ => {
+            destination::scheme(&head.uri, head.version)?;
             let authority = destination::authority(&head.method, &head.uri, head.version, &head.headers)?;
             let (found, port) = find(worker, &head.uri, &authority).await?;
             (authority, found, port)

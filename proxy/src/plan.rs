@@ -209,7 +209,7 @@ impl<'a> Plan<'a> {
                     if effects.answer.is_some() {
                         break;
                     }
-                    effects.origin = head.headers.get(header::ORIGIN).cloned();
+                    effects.origin = Cors::origin(&head.headers).cloned();
                 }
                 Filter::Fault(fault) if fault.is_for(head, *now) => effects.faults.push(fault),
                 // What comes after CONNECT is no request.
@@ -236,7 +236,7 @@ impl<'a> Plan<'a> {
     /// Which pages may read the answer to a request, and the page that sent it: for answers that come before or instead
     /// of what the filters see.
     pub(crate) fn page(&self, head: &request::Parts) -> Option<Page> {
-        let origin = head.headers.get(header::ORIGIN)?;
+        let origin = Cors::origin(&head.headers)?;
         self.filters().find_map(|filter| match filter {
             Filter::Cors(cors) => Some(Page { cors: Arc::clone(cors), origin: origin.clone() }),
             _ => None,

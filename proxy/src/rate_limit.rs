@@ -19,12 +19,13 @@ use std::time::Duration;
 use http::header::{HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, request};
 use outrigger_certs::SpiffeId;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 pub use bucket::Rate;
 pub use share::Share;
 
 use crate::access::Shown;
+use crate::access::operation::is_spelled;
 use crate::failure::Failure;
 use crate::flight::Flight;
 use crate::metrics::Limit;
@@ -184,25 +185,27 @@ impl RateLimits {
         let mut verdict = Verdict::default();
         let mut charged: SmallVec<[(&Bucket, Rate); 4]> = SmallVec::new();
         for limit in self.0.iter().filter(|limit| limit.holds_for(asker.head)) {
-            let (bucket, crowded) = limit.bucket(asker, now);
+            let (buckets, crowded) = limit.buckets(asker, now);
             verdict.crowded |= crowded;
             let rate = limit.state.rate();
-            match bucket.take(rate, now) {
-                Ok(level) => {
-                    charged.push((bucket, rate));
-                    let least = verdict.standing.as_ref().map_or(u64::MAX, |standing| standing.left);
-                    if limit.told && level.left < least {
-                        verdict.standing = Some(limit.standing(level, None));
+            for bucket in buckets {
+                match bucket.take(rate, now) {
+                    Ok(level) => {
+                        charged.push((bucket, rate));
+                        let least = verdict.standing.as_ref().map_or(u64::MAX, |standing| standing.left);
+                        if limit.told && level.left < least {
+                            verdict.standing = Some(limit.standing(level, None));
+                        }
                     }
-                }
-                Err(wait) => {
-                    for (bucket, rate) in charged {
-                        bucket.give_back(rate);
+                    Err(wait) => {
+                        for (bucket, rate) in charged {
+                            bucket.give_back(rate);
+                        }
+                        let level = Level { left: 0, full_in: wait };
+                        verdict.standing = Some(limit.standing(level, Some(wait)));
+                        verdict.refused_by = Some(limit);
+                        return verdict;
                     }
-                    let level = Level { left: 0, full_in: wait };
-                    verdict.standing = Some(limit.standing(level, Some(wait)));
-                    verdict.refused_by = Some(limit);
-                    return verdict;
                 }
             }
         }
@@ -215,12 +218,15 @@ impl RateLimit {
         self.matches.is_empty() || self.matches.iter().any(|one| one.holds(head))
     }
 
-    fn bucket(&self, asker: &Asker<'_>, now: u64) -> (&Bucket, bool) {
+    /// The buckets that a request takes from, and whether it shares one with other keys. It is one bucket, unless a field
+    /// that tells requests apart was sent several times: whoever reads only one of the values, and whichever that is,
+    /// finds it counted.
+    fn buckets(&self, asker: &Asker<'_>, now: u64) -> (SmallVec<[&Bucket; 1]>, bool) {
         if let Some(share) = &self.state.share {
             share.asked();
         }
         let table = match &self.state.buckets {
-            Buckets::One(bucket) => return (bucket, false),
+            Buckets::One(bucket) => return (smallvec![bucket], false),
             Buckets::ByKey(table) => table,
         };
         let mut address = [0; 16];
@@ -228,13 +234,18 @@ impl RateLimit {
             IpAddr::V4(v4) => address[..4].copy_from_slice(&v4.octets()),
             IpAddr::V6(v6) => address = v6.octets(),
         }
-        let mut parts: SmallVec<[Cow<'_, [u8]>; 4]> = SmallVec::new();
+        let mut parts: Parts<'_> = SmallVec::new();
+        let mut repeated: SmallVec<[(usize, &HeaderName); 1]> = SmallVec::new();
         for key in &self.by {
             match key {
                 Key::Identity => parts.push(asker.identity.map_or("", SpiffeId::as_str).as_bytes().into()),
                 Key::Header(name) => {
-                    let values = asker.head.headers.get_all(name).iter();
-                    parts.extend(values.take(MOST_VALUES).map(|value| value.as_bytes().into()));
+                    let mut values = sent(asker.head, name);
+                    let place = parts.len();
+                    parts.extend(values.next().map(Cow::from));
+                    if values.next().is_some() {
+                        repeated.push((place, name));
+                    }
                     parts.push(END);
                 }
                 Key::Method => parts.push(asker.head.method.as_str().as_bytes().into()),
@@ -253,10 +264,28 @@ impl RateLimit {
                 Key::ApiKey => parts.push(asker.shown.api_key.unwrap_or_default().as_bytes().into()),
             }
         }
-        match table.find(table.hash(parts.iter().map(AsRef::as_ref)), now) {
-            Found::Own(bucket) => (bucket, false),
-            Found::Shared(bucket) => (bucket, true),
+        let mut keys: SmallVec<[Parts<'_>; 1]> = smallvec![parts];
+        for (place, name) in repeated {
+            let with = |value| keys.iter().map(move |parts| with(parts, place, value));
+            let all = sent(asker.head, name).flat_map(with);
+            keys = all.take(MOST_VALUES + 1).collect::<SmallVec<_>>();
         }
+        if keys.len() > MOST_VALUES {
+            return (smallvec![table.crowd()], true);
+        }
+        let hash = |parts: &Parts<'_>| table.hash(parts.iter().map(AsRef::as_ref));
+        let mut hashes: SmallVec<[u64; 1]> = keys.iter().map(hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        let mut crowded = false;
+        let buckets = hashes.into_iter().map(|hash| match table.find(hash, now) {
+            Found::Own(bucket) => bucket,
+            Found::Shared(bucket) => {
+                crowded = true;
+                bucket
+            }
+        });
+        (buckets.collect(), crowded)
     }
 
     fn standing(&self, level: Level, wait: Option<u64>) -> Standing {
@@ -270,8 +299,25 @@ impl RateLimit {
     }
 }
 
-/// Values of one repeated field, or of one claim, that count in a key.
+/// So many keys a request may have at once, and so many values of one claim count in a key. A request with more keys
+/// is charged to the bucket that many share.
 const MOST_VALUES: usize = 16;
+
+/// A key.
+type Parts<'a> = SmallVec<[Cow<'a, [u8]>; 4]>;
+
+/// The key with another value in its place.
+fn with<'a>(parts: &Parts<'a>, place: usize, value: &'a [u8]) -> Parts<'a> {
+    let mut parts = parts.clone();
+    parts[place] = value.into();
+    parts
+}
+
+/// The values of a field, also of one whose name differs by `_` for `-` alone: an application may not tell the two apart.
+fn sent<'a>(head: &'a request::Parts, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let fields = head.headers.iter().filter(move |(other, _)| is_spelled(other, name));
+    fields.map(|(_, value)| value.as_bytes())
+}
 
 /// What stands in a key where the values of a field or of a claim end.
 const END: Cow<'static, [u8]> = Cow::Borrowed(b"");

@@ -47,6 +47,8 @@ const MALFORMED: &[(&str, &str)] = &[
     ("two hosts", "GET / HTTP/1.1\r\nHost: api\r\nHost: other\r\n\r\n"),
     ("no host", "GET / HTTP/1.1\r\nX-A: b\r\n\r\n"),
     ("a version that is none", "GET / HTTP/1.9x\r\nHost: api\r\n\r\n"),
+    ("another scheme", "GET https://api/ HTTP/1.1\r\nHost: api\r\n\r\n"),
+    ("a scheme that is not of HTTP", "GET ftp://api/ HTTP/1.1\r\nHost: api\r\n\r\n"),
     ("two spaces in the request line", "GET  / HTTP/1.1\r\nHost: api\r\n\r\n"),
 ];
 

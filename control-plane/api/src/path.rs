@@ -5,7 +5,8 @@
 //!
 //! - [`normalized`] gives the normal form (RFC 3986 section 6.2.2, and no empty segment but the last): dot segments are
 //!   resolved, slashes merged, unreserved characters decoded, `%xx` written `%XX`, and what may not stand in a path
-//!   encoded. Routes match this form and the application gets it.
+//!   encoded, but for what clients send as it is all the same (`[ ] | ^ { } "`). A backslash is not among these: browsers
+//!   and some servers take it for a slash. Routes match this form and the application gets it.
 //! - [`decoded`] is what access rules compare, with a pattern decoded alike: the normal form without any percent-encoding.
 //!   A path that could still be read in two ways (an encoded slash, a backslash, a control character) has none.
 
@@ -51,11 +52,11 @@ pub fn normalized(path: &str) -> Option<String> {
 /// # Errors
 /// What makes it ambiguous.
 pub fn decoded(path: &str) -> Result<Cow<'_, str>, Ambiguous> {
-    if normalized(path).is_some() {
-        return Err(Ambiguous::NotNormal);
-    }
     if path.contains('\\') {
         return Err(Ambiguous::Backslash);
+    }
+    if normalized(path).is_some() {
+        return Err(Ambiguous::NotNormal);
     }
     let text = if path.contains('%') { Cow::Owned(plain(path)?) } else { Cow::Borrowed(path) };
     let hides_dots = |segment: &str| matches!(segment.split_once(';'), Some(("." | "..", _)));
@@ -138,10 +139,7 @@ const STAYS: [bool; 256] = {
                     | b':'
                     | b'@'
             )
-            || matches!(
-                character,
-                b'\\' | b'[' | b']' | b'|' | b'^' | b'`' | b'{' | b'}' | b'"' | b'<' | b'>'
-            );
+            || matches!(character, b'[' | b']' | b'|' | b'^' | b'`' | b'{' | b'}' | b'"' | b'<' | b'>');
         byte += 1;
     }
     stays
@@ -228,6 +226,8 @@ mod tests {
             ("/a/.%2e/%2e/admin/", "/admin/"),
             ("/%7euser", "/~user"),
             ("/a%2fb%5c", "/a%2Fb%5C"),
+            ("/\\evil.example/..\\x", "/%5Cevil.example/..%5Cx"),
+            ("/[a]|^{\"b\"}", "/[a]|^{\"b\"}"),
             ("/caf\u{e9}", "/caf%C3%A9"),
             ("/caf%c3%a9", "/caf%C3%A9"),
             ("/a%", "/a%25"),

@@ -135,7 +135,7 @@ fn without_parameters(path: &str) -> String {
 }
 
 /// Whether `name` is `meant`, but for underscores.
-fn is_spelled(name: &HeaderName, meant: &HeaderName) -> bool {
+pub(crate) fn is_spelled(name: &HeaderName, meant: &HeaderName) -> bool {
     let (name, meant) = (name.as_str().as_bytes(), meant.as_str().as_bytes());
     let same = |(a, b): (&u8, &u8)| a == b || matches!((a, b), (b'_', b'-') | (b'-', b'_'));
     name.len() == meant.len() && name.iter().zip(meant).all(same)

@@ -180,9 +180,15 @@ static FIELDS: [HeaderName; 6] = [
 ];
 
 impl Cors {
+    /// The origin of a request. Of two nobody can say which is the page's: it is as if there were none.
+    pub(crate) fn origin(fields: &HeaderMap) -> Option<&HeaderValue> {
+        let mut origins = fields.get_all(ORIGIN).iter();
+        origins.next().filter(|_| origins.next().is_none())
+    }
+
     /// The answer to a preflight. `None`: the request is none.
     pub(crate) fn preflight(&self, head: &request::Parts) -> Option<Response<Body>> {
-        let origin = head.headers.get(ORIGIN)?;
+        let origin = Self::origin(&head.headers)?;
         let method = head.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
         if head.method != Method::OPTIONS {
             return None;
@@ -414,6 +420,7 @@ mod tests {
             ("OPTIONS", &["origin", "access-control-request-method"][..], true),
             ("GET", &["origin", "access-control-request-method"][..], false),
             ("OPTIONS", &["origin"][..], false),
+            ("OPTIONS", &["origin", "origin", "access-control-request-method"][..], false),
             ("OPTIONS", &["access-control-request-method"][..], false),
         ] {
             let request = headers

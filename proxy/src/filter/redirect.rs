@@ -47,7 +47,8 @@ impl Redirect {
             Some(change) => location.push_str(change.apply(uri)?.as_str()),
             None => location.push_str(uri.path_and_query().map_or("/", |path| path.as_str())),
         }
-        HeaderValue::try_from(location).ok()
+        // Browsers take a backslash for a slash, and `//` for the beginning of a host.
+        HeaderValue::try_from(location.replace('\\', "%5C")).ok()
     }
 }
 
@@ -81,6 +82,13 @@ mod tests {
             let location = redirect.location(&called, &Uri::from_static("/a?b=c")).unwrap();
             assert_eq!(location, expected, "{redirect:?} of {authority} at {port}");
         }
+    }
+
+    #[test]
+    fn a_backslash_never_leads_a_browser_to_another_host() {
+        let called = Called { scheme: Scheme::HTTP, authority: "pay".parse().unwrap(), port: 80 };
+        let location = to(|_| {}).location(&called, &r"/\evil.example?b=\c".parse().unwrap()).unwrap();
+        assert_eq!(location, "http://pay/%5Cevil.example?b=%5Cc");
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Table {
         &self.hasher
     }
 
+    /// The bucket that many keys share.
+    pub(super) fn crowd(&self) -> &Bucket {
+        &self.crowd
+    }
+
     /// The bucket of the key with this hash.
     pub(super) fn find(&self, hash: u64, now: u64) -> Found<'_> {
         let hash = hash.max(1);

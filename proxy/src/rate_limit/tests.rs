@@ -69,11 +69,43 @@ fn keys_have_buckets_of_their_own() {
         &[],
     ];
     let outcomes = requests.map(|fields| admitted(&by_header, &head("/", fields), None));
-    assert_eq!(outcomes, [true, false, true, true, true]);
+    assert_eq!(outcomes, [true, false, true, false, true]);
 
     let by_path = RateLimits(vec![limit("path", 1, vec![Key::Method, Key::Path])]);
     let outcomes = ["/a", "/a", "/a?q", "/b"].map(|path| admitted(&by_path, &head(path, &[]), None));
     assert_eq!(outcomes, [true, false, false, true]);
+}
+
+#[test]
+fn a_field_that_is_repeated_counts_under_each_of_its_values() {
+    let by = |names: &[&'static str]| {
+        let keys = names.iter().map(|name| Key::Header(HeaderName::from_static(name)));
+        RateLimits(vec![limit("key", 2, keys.collect())])
+    };
+    let by_tenant = by(&["x-tenant"]);
+    let ask = |fields: &[_]| admitted(&by_tenant, &head("/", fields), None);
+    assert!(ask(&[("x-tenant", "a"), ("x-tenant", "junk1")]));
+    assert!(ask(&[("x-tenant", "junk2"), ("x-tenant", "a"), ("x-tenant", "a")]), "charged once");
+    assert!(!ask(&[("x-tenant", "junk3"), ("x-tenant", "a")]), "wherever it stands");
+    assert!(!ask(&[("x-tenant", "junk3"), ("x_tenant", "a")]), "however it is spelt");
+    assert!(ask(&[("x-tenant", "junk3")]) && ask(&[("x-tenant", "junk3")]), "the refused were not charged");
+    let many: Vec<_> =
+        ["b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r"].into();
+    let many: Vec<_> = many.into_iter().map(|value| ("x-tenant", value)).collect();
+    assert_eq!(
+        [(); 3].map(|()| ask(&many)),
+        [true, true, false],
+        "more values than are told apart share a budget"
+    );
+
+    let both = by(&["x-tenant", "x-user"]);
+    let ask = |fields: &[_]| admitted(&both, &head("/", fields), None);
+    let crossed = [("x-tenant", "a"), ("x-tenant", "b"), ("x-user", "c"), ("x-user", "d")];
+    assert!(ask(&crossed) && ask(&crossed));
+    for (tenant, user) in [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")] {
+        assert!(!ask(&[("x-tenant", tenant), ("x-user", user)]), "{tenant} {user}");
+    }
+    assert!(ask(&[("x-tenant", "a"), ("x-user", "x")]));
 }
 
 #[test]
