@@ -155,11 +155,15 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
 }
 
 async fn within_time(request: Request<Body>, next: Next) -> Result<Response, ApiError> {
+    let changes = may_change(request.method(), request.uri().path());
     tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| {
-        let message = format!(
-            "no answer within {} s; a change may have been made: read it again",
-            REQUEST_TIMEOUT.as_secs()
-        );
+        let more = if changes { "; a change may have been made: read it again" } else { "" };
+        let message = format!("no answer within {} s{more}", REQUEST_TIMEOUT.as_secs());
         ApiError::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     })
+}
+
+/// Whether a request can have changed anything.
+fn may_change(method: &Method, path: &str) -> bool {
+    !method.is_safe() && !matches!(path, "/v1/diff" | "/v1/validate")
 }

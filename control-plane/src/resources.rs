@@ -13,6 +13,7 @@ mod access_policy;
 pub(crate) mod as_http;
 mod backend_tls_policy;
 mod backend_traffic_policy;
+mod depth;
 mod documents;
 mod duration;
 mod egress;

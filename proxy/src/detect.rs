@@ -110,6 +110,21 @@ pub(crate) async fn detect(stream: &mut Stream, patience: Duration) -> io::Resul
     timeout(patience, reading).await.unwrap_or(Ok(Detected::TimedOut))
 }
 
+/// Whether a stream begins HTTP/2, read as far as it takes to tell that from HTTP/1. `None`: it ended without a byte.
+///
+/// The bytes stay in the stream.
+pub(crate) async fn begins_http2(stream: &mut Stream) -> io::Result<Option<bool>> {
+    loop {
+        let seen = stream.seen();
+        if seen.starts_with(PREFACE) || !PREFACE.starts_with(seen) {
+            return Ok(Some(seen.starts_with(PREFACE)));
+        }
+        if stream.fill().await? == 0 {
+            return Ok(Some(false).filter(|_| !stream.seen().is_empty()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -219,7 +219,7 @@ impl Failure {
                 "DPE",
                 Final,
                 "the request is malformed or ambiguous",
-                "send one Content-Length or one final chunked coding, CRLF line ends and no space before a colon",
+                "send one Content-Length or one final chunked coding, CRLF line ends, no space before a colon, and no other scheme than http (TLS goes over CONNECT)",
             ),
             Self::HeadTooLarge => (
                 "head-too-large",

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::access::host_of;
 use crate::certificates::Certificates;
-use crate::detect::{Detected, Sniff, detect};
+use crate::detect::begins_http2;
 use crate::failure::{Failure, Side};
 use crate::flight::Flight;
 use crate::headers::Scheme;
@@ -215,15 +215,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, index: usize) 
     }
 }
 
-/// Outside there is HTTP and nothing else.
+/// Outside there is HTTP and nothing else: what does not begin HTTP/2 is HTTP/1, and is told there what is wrong with it.
 async fn serve_http(worker: Rc<Worker>, session: Session, mut stream: Stream) {
-    match detect(&mut stream, worker.config.limits.head_timeout).await {
-        Ok(Detected::Known(Sniff::Http2)) => session::serve_http2(worker, session, stream).await,
-        Ok(Detected::Known(Sniff::Http1)) => session::serve_http1(worker, session, stream).await,
-        Ok(Detected::Known(Sniff::Opaque | Sniff::More | Sniff::Tls)) => {
-            worker.recorder.metrics.request_refused(Side::Outbound, Failure::BadRequest);
-        }
-        Ok(Detected::TimedOut | Detected::Closed) | Err(_) => {}
+    match timeout(worker.config.limits.head_timeout, begins_http2(&mut stream)).await {
+        Ok(Ok(Some(true))) => session::serve_http2(worker, session, stream).await,
+        Ok(Ok(Some(false))) => session::serve_http1(worker, session, stream).await,
+        Ok(Ok(None) | Err(_)) | Err(_) => {}
     }
 }
 

@@ -108,7 +108,7 @@ async fn what_comes_from_outside_takes_the_gateways_routes_to_services_over_mutu
         ))
         .start()
         .await;
-    let forged = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Client-Cert: URI=spiffe://x/y\r\n";
+    let forged = "X_Forwarded_For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Client-Cert: URI=spiffe://x/y\r\n";
     let answer = plain(&mesh, &get("/shop/x", "www.example.com", forged)).await;
     let said = "www.example.com|127.0.0.1|http|URI=spiffe://outrigger.test/ns/shop/sa/edge";
     assert!(
@@ -125,6 +125,26 @@ async fn what_comes_from_outside_takes_the_gateways_routes_to_services_over_mutu
     let labels =
         [("service", "gateway--edge"), ("namespace", "shop"), ("route", "shop/web"), ("tls", "true")];
     assert_eq!(metrics.sum("outrigger_requests_total", &labels), 1.0);
+}
+
+#[tokio::test]
+async fn whatever_comes_to_a_port_for_http_is_answered_as_http() {
+    let directory = tempfile::tempdir().unwrap();
+    let to_web = "rules: [{backendRefs: [{name: web, port: 80}]}]";
+    let mesh = gateway(directory.path()).policy(&route("shop", "web", to_web)).start().await;
+    let long = |length: usize| get(&format!("/{}", "x".repeat(length)), "www.example.com", "");
+    for (what, sent, status) in [
+        ("a long target", long(40 << 10), "200"),
+        ("too long a target", long(70 << 10), "431"),
+        ("a target with a backslash before it", get(r"\x", "www.example.com", ""), "400"),
+        ("another protocol", "*1\r\n$4\r\nPING\r\n".to_owned(), "400"),
+        ("a handshake", "\x16\x03\x01\x02\x00\x01".to_owned(), "400"),
+        ("a version that is not there", "GET / HTTP/3\r\n\r\n".to_owned(), "400"),
+    ] {
+        let answer = plain(&mesh, &sent).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {answer:?}");
+        assert_eq!(answer.contains("outrigger-error: "), status != "200", "{what}: {answer:?}");
+    }
 }
 
 #[tokio::test]

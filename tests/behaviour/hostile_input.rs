@@ -47,8 +47,10 @@ const MALFORMED: &[(&str, &str)] = &[
     ("two hosts", "GET / HTTP/1.1\r\nHost: api\r\nHost: other\r\n\r\n"),
     ("no host", "GET / HTTP/1.1\r\nX-A: b\r\n\r\n"),
     ("a version that is none", "GET / HTTP/1.9x\r\nHost: api\r\n\r\n"),
-    ("another scheme", "GET https://api/ HTTP/1.1\r\nHost: api\r\n\r\n"),
-    ("a scheme that is not of HTTP", "GET ftp://api/ HTTP/1.1\r\nHost: api\r\n\r\n"),
+    ("another scheme", "GET https://api/ HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n"),
+    ("a scheme that is not of HTTP", "GET ftp://api/ HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n"),
+    ("a target without a slash", "GET \\admin HTTP/1.1\r\nHost: api\r\n\r\n"),
+    ("a target with what none may have", "GET /a<b> HTTP/1.1\r\nHost: api\r\n\r\n"),
     ("two spaces in the request line", "GET  / HTTP/1.1\r\nHost: api\r\n\r\n"),
 ];
 

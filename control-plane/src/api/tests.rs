@@ -579,3 +579,17 @@ async fn the_admin_token_stays_the_same_and_is_for_its_owner_alone() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert!(super::AdminToken::open(directory.path()).is_err());
 }
+
+#[test]
+fn only_what_writes_may_have_changed_something() {
+    for (method, path, expected) in [
+        (Method::POST, "/v1/apply", true),
+        (Method::POST, "/v1/rollback", true),
+        (Method::DELETE, "/v1/services/web", true),
+        (Method::POST, "/v1/validate", false),
+        (Method::POST, "/v1/diff", false),
+        (Method::GET, "/v1/history", false),
+    ] {
+        assert_eq!(super::may_change(&method, path), expected, "{method} {path}");
+    }
+}

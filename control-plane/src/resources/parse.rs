@@ -12,6 +12,8 @@ use super::kind::Scope;
 use super::problem::{DocumentProblem, FieldPath, Problem, Problems};
 use super::{DEFAULT_NAMESPACE, Kind, Resource, ResourceKey, locate, schema, tree};
 
+/// Some editors write it before a text; it may stand before each document of a stream (YAML 1.2.2 section 5.2).
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// How many problems of one text are listed.
 const MOST_PROBLEMS: usize = 500;
 /// Finding the line of a field costs a reading of the text that it is in. So many bytes are spent on that; what is
@@ -124,6 +126,7 @@ fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
     let mut offset = 0;
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let marker = line
+            .trim_start_matches(BYTE_ORDER_MARK)
             .strip_prefix("---")
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker && offset > 0 {
@@ -137,7 +140,7 @@ fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
 }
 
 fn is_content(line: &str) -> bool {
-    let line = line.strip_prefix("---").unwrap_or(line).trim_start_matches('\u{feff}').trim_start();
+    let line = line.strip_prefix("---").unwrap_or(line).trim_start_matches(BYTE_ORDER_MARK).trim_start();
     !line.is_empty() && !line.starts_with(['#', '%']) && line.trim_end() != "..."
 }
 
@@ -208,6 +211,7 @@ impl Origin {
 
 impl Reader<'_> {
     fn read_text(&mut self, text: &str, lines_before: usize, format: Format) {
+        let text = text.trim_start_matches(BYTE_ORDER_MARK);
         let (text, format, read) = match json_in_yaml(text).filter(|_| format == Format::Yaml) {
             Some((json, value)) => (json, Format::Json, Ok(value)),
             None => (text, format, tree::read(text, format)),

@@ -48,6 +48,24 @@ fn several_documents_with_comments_and_empty_ones_between_are_read() {
 }
 
 #[test]
+fn a_byte_order_mark_is_passed_over() {
+    let text = format!("\u{feff}{SERVICE}\u{feff}---\n{}", SERVICE.replace("web", "db"));
+    assert_eq!(parse(&text, Format::Yaml).unwrap().documents.len(), 2);
+    let json = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" }, "spec": { "ports": [{ "port": 80 }] } });
+    for format in [Format::Yaml, Format::Json] {
+        assert_eq!(parse(&format!("\u{feff}{json}"), format).unwrap().documents.len(), 1);
+    }
+}
+
+#[test]
+fn what_nests_without_end_is_refused_before_it_is_read() {
+    for text in ["{\"a\":".repeat(100_000), "[".repeat(100_000), format!("a: {}", "- ".repeat(100_000))] {
+        let rejected = parse(&text, Format::Yaml).unwrap_err();
+        assert!(rejected.to_string().contains("nests deeper than 64 levels"), "{rejected}");
+    }
+}
+
+#[test]
 fn a_problem_is_told_with_document_line_and_field() {
     let text =
         format!("{SERVICE}---\n# a comment\n{}", SERVICE.replace("port: 80", "port: 80\n    prot: TCP"));

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::Format;
+use super::{Format, depth};
 
 /// What is wrong with a text, and on which of its lines (counted from 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub(crate) struct SyntaxError {
 
 /// Reads one document.
 pub(crate) fn read(text: &str, format: Format) -> Result<Value, SyntaxError> {
+    if let (Format::Yaml, Some(line)) = (format, depth::too_deep(text)) {
+        let message = format!("nests deeper than {} levels, which no document does", depth::MOST);
+        return Err(SyntaxError { line: Some(line), message });
+    }
     match format {
         Format::Json => serde_json::from_str::<Tree>(text).map(|tree| tree.0).map_err(|error| {
             let message = error.to_string();

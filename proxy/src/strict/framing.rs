@@ -4,7 +4,7 @@ mod lines;
 mod value;
 
 use crate::failure::Failure;
-use lines::{is_target, is_token, is_value};
+use lines::{Target, is_token, is_value};
 use value::Value;
 
 /// A head, or a trailer section, may have this many bytes.
@@ -122,7 +122,7 @@ enum State {
     /// In the method.
     Method,
     /// In the target.
-    Target { empty: bool },
+    Target(Target),
     /// In the version, of which so much has matched.
     Version { matched: usize },
     /// CR of the request line.
@@ -219,7 +219,7 @@ impl Framing {
                 State::FieldStart => self.whole_field_line(bytes)?,
                 // In those that do not, runs of bytes that only have to be allowed are most of what there is.
                 State::Value(Value::Other) => self.skip(lines::value_run(bytes))?,
-                State::Target { empty: false } => self.skip(lines::target_run(bytes))?,
+                State::Target(part) => self.skip(part.run(bytes))?,
                 _ => 0,
             };
             bytes = &bytes[taken..];
@@ -316,6 +316,11 @@ impl Framing {
 
     /// Takes in one byte of the request line or of what is before it.
     fn request_line(&mut self, byte: u8) -> Result<State, Violation> {
+        if let State::Target(part) = self.state
+            && let Some(part) = part.after(byte)
+        {
+            return Ok(State::Target(part));
+        }
         match (self.state, byte) {
             (State::Start { blank }, b'\r') if blank < MAX_BLANK_LINES => Ok(State::StartLf { blank }),
             (State::Start { .. } | State::Method, byte) if is_token(byte) => Ok(State::Method),
@@ -323,9 +328,8 @@ impl Framing {
                 line_feed(byte)?;
                 Ok(State::Start { blank: blank + 1 })
             }
-            (State::Method, b' ') => Ok(State::Target { empty: true }),
-            (State::Target { .. }, byte) if is_target(byte) => Ok(State::Target { empty: false }),
-            (State::Target { empty: false }, b' ') => Ok(State::Version { matched: 0 }),
+            (State::Method, b' ') => Ok(State::Target(Target::Empty)),
+            (State::Target(part), b' ') if part != Target::Empty => Ok(State::Version { matched: 0 }),
             (State::Version { matched }, byte) if matched < VERSION.len() && byte == VERSION[matched] => {
                 Ok(State::Version { matched: matched + 1 })
             }

@@ -29,7 +29,7 @@ pub(super) fn request_line(bytes: &[u8]) -> Option<RequestLine> {
         return None;
     }
     let rest = &bytes[method + 1..];
-    let target = run(rest, TARGET);
+    let target = target_run(rest);
     let end: &[u8; 11] = rest[target..].first_chunk()?;
     let version_11 = match end {
         _ if target == 0 => return None,
@@ -64,9 +64,55 @@ pub(super) fn value_run(bytes: &[u8]) -> usize {
     whole + run(&bytes[whole..], VALUE)
 }
 
-/// How many bytes at the beginning may be in a target.
-pub(super) fn target_run(bytes: &[u8]) -> usize {
-    run(bytes, TARGET)
+/// How many bytes at the beginning are a target.
+fn target_run(bytes: &[u8]) -> usize {
+    let (mut part, mut length) = (Target::Empty, 0);
+    while let Some(next) = bytes.get(length).and_then(|byte| part.after(*byte)) {
+        part = next;
+        length += 1 + part.run(&bytes[length + 1..]);
+    }
+    length
+}
+
+/// The part of a target that the next byte belongs to, unless it begins another.
+///
+/// What may stand in each is what the HTTP library takes, which answers with a bare 400 what it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Nothing is there yet.
+    Empty,
+    /// From the first slash on.
+    Path,
+    /// A scheme, or an authority.
+    Named,
+    Query,
+}
+
+impl Target {
+    /// The part that `byte` is in. `None`: it is in none.
+    pub(super) fn after(self, byte: u8) -> Option<Self> {
+        let part = match (self, byte) {
+            (Self::Empty | Self::Named, b'/') => Self::Path,
+            (Self::Empty, _) => Self::Named,
+            (Self::Path | Self::Named, b'?') => return Some(Self::Query),
+            (part, _) => part,
+        };
+        (CLASSES[usize::from(byte)] & part.class() != 0).then_some(part)
+    }
+
+    /// How many bytes at the beginning are in the same part.
+    pub(super) fn run(self, bytes: &[u8]) -> usize {
+        run(bytes, self.class())
+    }
+
+    fn class(self) -> u8 {
+        match self {
+            Self::Empty => 0,
+            Self::Path => PATH,
+            Self::Named => NAMED,
+            Self::Query => QUERY,
+        }
+    }
 }
 
 /// Without a branch, so that it is a handful of vector instructions.
@@ -83,19 +129,16 @@ pub(super) fn is_token(byte: u8) -> bool {
     CLASSES[usize::from(byte)] & TOKEN != 0
 }
 
-/// Visible ASCII, without the fragment that no request carries.
-pub(super) fn is_target(byte: u8) -> bool {
-    CLASSES[usize::from(byte)] & TARGET != 0
-}
-
 /// RFC 9110 §5.5: visible, white space, or opaque bytes from 0x80 on.
 pub(super) fn is_value(byte: u8) -> bool {
     CLASSES[usize::from(byte)] & VALUE != 0
 }
 
 const TOKEN: u8 = 1;
-const TARGET: u8 = 2;
+const PATH: u8 = 2;
 const VALUE: u8 = 4;
+const QUERY: u8 = 8;
+const NAMED: u8 = 16;
 
 /// Where each byte may stand.
 const CLASSES: [u8; 256] = {
@@ -121,8 +164,17 @@ const fn classes_of(byte: u8) -> u8 {
         }
         index += 1;
     }
-    if byte.is_ascii_graphic() && byte != b'#' {
-        classes |= TARGET;
+    // `#` begins a fragment, which no request carries.
+    if byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>') {
+        if !matches!(byte, b'?' | b'`') {
+            classes |= PATH;
+            if !matches!(byte, b'/' | b'"' | b'\\' | b'^' | b'{' | b'|' | b'}') {
+                classes |= NAMED;
+            }
+        }
+        if byte != b'"' {
+            classes |= QUERY;
+        }
     }
     if byte >= b' ' && byte != 0x7f || byte == b'\t' {
         classes |= VALUE;
