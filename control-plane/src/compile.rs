@@ -44,6 +44,7 @@ use crate::model::{Model, RouteKind};
 pub(crate) use access::mode_policy;
 pub(crate) use attach::{Attached, attached};
 pub(crate) use conditions::{document_status, route_statuses};
+pub(crate) use gateway::{Served, gateway_status};
 pub(crate) use mesh::{inbound, mesh_settings};
 pub(crate) use policy::policy_of;
 pub(crate) use port::{Facts, SERVER_FIRST};

@@ -23,13 +23,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::certificates::Certificates;
-use crate::compile::{Facts, World, attached, document_status, mesh_settings, route_statuses};
+use crate::compile::{
+    Facts, World, attached, document_status, gateway_status, mesh_settings, route_statuses,
+};
 use crate::discovery::journal::{Journal, JournalError};
 use crate::discovery::{EndpointSet, ProxyId, RegisteredService, RegistrationError, Registry};
 use crate::explain::{CompiledService, explain};
 use crate::jwks::fetch::KeySets;
 use crate::lease::Leases;
-use crate::model::Model;
+use crate::model::{Model, gateway_service};
 use crate::push::cache::Cache;
 use crate::resources::{Documents, Kind, ResourceKey};
 use crate::stats::Traffic;
@@ -191,8 +193,12 @@ impl Mesh {
         explain(state.world(), service, client, state.endpoint_statuses(service))
     }
 
-    /// The `status` of a document, of a kind that has one: `parents` of a route, `ancestors` of a policy.
+    /// The `status` of a document, of a kind that has one: `parents` of a route, `ancestors` of a policy, `listeners` of
+    /// a gateway.
     pub(crate) fn document_status(&self, key: &ResourceKey) -> Option<Value> {
+        if key.kind == Kind::Gateway {
+            return self.state().gateway_status(key);
+        }
         let statuses = document_status(self.state().world(), key)?;
         let (list, reference) = match key.kind {
             Kind::BackendTrafficPolicy => ("ancestors", "ancestorRef"),
@@ -285,6 +291,12 @@ impl State {
             routes: route_statuses(self.world(), name, &facts),
             subscribers: self.proxies.users(name),
         })
+    }
+
+    fn gateway_status(&self, key: &ResourceKey) -> Option<Value> {
+        let service = gateway_service(&key.namespace, &key.name)?;
+        let gateway = self.model.gateway(&service)?;
+        Some(gateway_status(self.world(), &service, gateway, &self.proxies.served(&service)))
     }
 
     fn endpoint_statuses(&self, service: &ServiceName) -> Vec<EndpointStatus> {

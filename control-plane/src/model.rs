@@ -402,7 +402,7 @@ fn extensions(route: &HttpRoute) -> BTreeSet<(Kind, Key)> {
 }
 
 /// The service that a gateway is to its proxy.
-fn gateway_service(namespace: &str, name: &str) -> Option<ServiceName> {
+pub(crate) fn gateway_service(namespace: &str, name: &str) -> Option<ServiceName> {
     ServiceName::new(namespace, &format!("{GATEWAY_PREFIX}{name}")).ok()
 }
 

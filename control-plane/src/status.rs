@@ -177,7 +177,7 @@ pub struct RouteStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Accepted`, `ResolvedRefs` or `PartiallyInvalid`.
+    /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid`; of a Gateway also `Programmed` and `Conflicted`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Whether it holds.
@@ -190,6 +190,19 @@ pub struct Condition {
     /// The generation of the document that was looked at.
     #[serde(default)]
     pub observed_generation: i64,
+}
+
+impl Condition {
+    /// The condition as a document's status has it.
+    pub(crate) fn to_value(&self) -> Value {
+        json!({
+            "type": self.kind,
+            "status": if self.status { "True" } else { "False" },
+            "reason": self.reason,
+            "message": self.message,
+            "observedGeneration": self.observed_generation,
+        })
+    }
 }
 
 /// What became of a document at one of its parents or targets.
@@ -207,16 +220,7 @@ const CONTROLLER_NAME: &str = "outrigger.dev/control-plane";
 impl ParentStatus {
     /// The entry in the document's status; `reference` is the field that holds the reference.
     pub(crate) fn to_value(&self, reference: &str) -> Value {
-        let condition = |condition: &Condition| {
-            json!({
-                "type": condition.kind,
-                "status": if condition.status { "True" } else { "False" },
-                "reason": condition.reason,
-                "message": condition.message,
-                "observedGeneration": condition.observed_generation,
-            })
-        };
-        let conditions: Vec<Value> = self.conditions.iter().map(condition).collect();
+        let conditions: Vec<Value> = self.conditions.iter().map(Condition::to_value).collect();
         json!({ reference: self.parent, "controllerName": CONTROLLER_NAME, "conditions": conditions })
     }
 }

@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -457,4 +457,33 @@ async fn access_that_is_revoked_ends_what_had_come_in() {
     }
     let ended = soon("the end", socket.next()).await;
     assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_gateways_status_says_whether_a_proxy_serves_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = gateway(directory.path()).policy(&everything()).start().await;
+    const PATH: &str = "/v1/namespaces/shop/gateways/edge";
+    let programmed = |status: &Value| {
+        let of = |one: &Value| one["conditions"][1]["status"].as_str().unwrap_or_default().to_owned();
+        let listeners = status["listeners"].as_array().unwrap().iter().map(of);
+        std::iter::once(of(status)).chain(listeners).collect::<Vec<_>>()
+    };
+    eventually("the proxy has it, before anybody has called", || async {
+        let status = mesh.show(PATH).await["status"].clone();
+        if programmed(&status) == ["True"; 4] { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let other = GATEWAY.replace("name: edge", "name: other").replace("port: 443", "port: 8443");
+    mesh.apply(&other).await;
+    let status = mesh.show(&PATH.replace("edge", "other")).await["status"].clone();
+    assert_eq!(programmed(&status), ["False"; 4], "nobody serves that one");
+    mesh.apply(&GATEWAY.replace("port: 443", "port: 8443")).await;
+    eventually("the proxy listens for port 80 alone", || async {
+        let status = mesh.show(PATH).await["status"].clone();
+        if programmed(&status) == ["True", "True", "False", "False"] { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let route = mesh.show("/v1/namespaces/shop/httproutes/web").await;
+    assert_eq!(route["status"]["parents"][0]["conditions"][0]["reason"], "Accepted", "{route}");
 }

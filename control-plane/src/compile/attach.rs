@@ -47,6 +47,10 @@ pub(crate) enum Refusal {
     NoMatchingParent(String),
     /// Another route has the port.
     Conflicted(String),
+    /// No listener of the gateway lets a route of that kind and namespace in.
+    NotAllowedByListeners(String),
+    /// None has a hostname that the route has as well.
+    NoMatchingListenerHostname(String),
 }
 
 impl Refusal {
@@ -55,6 +59,8 @@ impl Refusal {
         match self {
             Self::NoMatchingParent(message) => ("NoMatchingParent", message),
             Self::Conflicted(message) => ("Conflicted", message),
+            Self::NotAllowedByListeners(message) => ("NotAllowedByListeners", message),
+            Self::NoMatchingListenerHostname(message) => ("NoMatchingListenerHostname", message),
         }
     }
 }

@@ -8,8 +8,9 @@ use outrigger_api::ServiceName;
 use super::attach::{Parent, Refusal};
 use super::policy::Effective;
 use super::rule::{CompiledRoute, rules_of};
-use super::{Attached, Facts, World, attached, traffic_policy};
-use crate::model::{Route, RouteKey, RouteKind, is_service};
+use super::{Attached, Facts, World, attached, gateway, traffic_policy};
+use crate::model::{Route, RouteKey, RouteKind, gateway_service, is_gateway, is_service};
+use crate::resources::httproutes::HttpRouteParentRefs;
 use crate::resources::{Kind, ResourceKey};
 use crate::status::{Condition, ParentStatus, RouteStatus};
 
@@ -44,6 +45,10 @@ pub(crate) fn document_status(world: World<'_>, key: &ResourceKey) -> Option<Vec
 fn parent_statuses(world: World<'_>, route: &Route) -> Vec<ParentStatus> {
     let mut statuses = Vec::new();
     for reference in route.http.spec.parent_refs.iter().flatten() {
+        if is_gateway(reference.group.as_deref(), reference.kind.as_deref()) {
+            statuses.extend(at_gateway(world, route, reference));
+            continue;
+        }
         if !is_service(reference.group.as_deref(), reference.kind.as_deref()) {
             continue;
         }
@@ -63,6 +68,19 @@ fn parent_statuses(world: World<'_>, route: &Route) -> Vec<ParentStatus> {
     statuses
 }
 
+/// What became of one of the route's references to a gateway, if there is such a gateway.
+fn at_gateway(world: World<'_>, route: &Route, reference: &HttpRouteParentRefs) -> Option<ParentStatus> {
+    let namespace = reference.namespace.as_deref().unwrap_or(route.namespace());
+    let service = gateway_service(namespace, &reference.name)?;
+    let gateway = world.model.gateway(&service)?;
+    let (own, compiled) = gateway::statuses(world, &service, gateway, route)?;
+    let parent = own.parents.iter().find(|parent| std::ptr::eq(parent.reference, reference))?;
+    Some(ParentStatus {
+        parent: serde_json::to_value(reference).unwrap_or_default(),
+        conditions: conditions(&own, parent, &compiled),
+    })
+}
+
 fn conditions(attached: &Attached<'_>, parent: &Parent<'_>, compiled: &CompiledRoute) -> Vec<Condition> {
     let generation = attached.route.metadata.generation.unwrap_or_default();
     let condition = |kind: &str, status: bool, reason: &str, message: String| Condition {
@@ -74,7 +92,8 @@ fn conditions(attached: &Attached<'_>, parent: &Parent<'_>, compiled: &CompiledR
     };
     let mut conditions = Vec::with_capacity(3);
     let refusal = parent.refusal.as_ref().map(Refusal::reason);
-    let hostnames = attached.route.spec.hostnames.iter().flatten().next().is_some();
+    let of_service = is_service(parent.reference.group.as_deref(), parent.reference.kind.as_deref());
+    let hostnames = of_service && attached.route.spec.hostnames.iter().flatten().next().is_some();
     conditions.push(match refusal {
         Some((reason, message)) if parent.ports.is_empty() => {
             condition("Accepted", false, reason, message.to_owned())

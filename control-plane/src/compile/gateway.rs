@@ -5,6 +5,8 @@
 //! routes attached to that one, the most specific host first (Gateway API, HTTPRouteSpec.hostnames). Who may come in at
 //! all is said by the policies whose target is the Gateway, and by no others: callers from outside are not the mesh's.
 
+mod conditions;
+
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -15,12 +17,18 @@ use outrigger_api::ServiceName;
 use outrigger_api::v1::{self, Protocol, backend::Target};
 
 use super::access::{Door, access};
+use super::attach::{Parent, Refusal};
+use super::backend::Unresolved;
 use super::grant::{Referent, Referrer, is_granted};
 use super::jwt::{api_keys, jwt};
 use super::policy::Effective;
+use super::rule::CompiledRoute;
 use super::{Attached, Compiled, World, rate_limit, rule};
-use crate::model::{Model, RouteKind, is_gateway};
+use crate::model::{Model, Route, RouteKind, is_gateway};
 use crate::resources::HttpRoute;
+use crate::resources::httproutes::HttpRouteParentRefs;
+
+pub(crate) use conditions::{Served, gateway_status};
 
 /// Compiles the gateway that `service` stands for.
 pub(super) fn compile(world: World<'_>, service: &ServiceName, gateway: &Gateway) -> Compiled {
@@ -78,25 +86,12 @@ impl Compiled {
         let mut rules = Vec::new();
         let mut ranked = Vec::new();
         let namespace = service.namespace();
-        for form in world.model.routes(service).filter(|route| route.kind == RouteKind::Http) {
-            let (route_namespace, route) = (form.namespace(), form.http.as_ref());
-            if !admits(listener, gateway, namespace, route, route_namespace) {
+        for form in world.model.routes(service) {
+            if !takes(listener, gateway, namespace, form) {
                 continue;
             }
-            let hosts: BTreeSet<String> = hosts(listener, route).into_iter().collect();
-            if hosts.is_empty() {
-                continue;
-            }
-            let attached = Attached {
-                namespace: route_namespace,
-                name: form.name(),
-                kind: form.kind,
-                route,
-                form,
-                parents: Vec::new(),
-            };
-            let mut found = rule::rules_of(world, &attached, policy);
-            refuse_ungranted(world, route_namespace, &mut found.rules);
+            let hosts: BTreeSet<String> = hosts(listener, &form.http).into_iter().collect();
+            let found = rules_of(world, &attached(form, Vec::new()), policy);
             self.backends.extend(found.backends);
             self.dependencies.extend(found.dependencies);
             let first = rules.len() as u32; // bounded: 16 rules a route
@@ -147,30 +142,95 @@ fn listener(listener: &GatewayListeners) -> v1::GatewayListener {
     }
 }
 
-/// Whether one of the route's parentRefs means the listener, and the listener lets routes of that namespace in.
-fn admits(
-    listener: &GatewayListeners,
-    gateway: &Gateway,
-    namespace: &str,
-    route: &HttpRoute,
-    route_namespace: &str,
-) -> bool {
+/// A route of the gateway, with what came of its references.
+fn attached<'a>(form: &'a Route, parents: Vec<Parent<'a>>) -> Attached<'a> {
+    let (namespace, name) = (form.namespace(), form.name());
+    Attached { namespace, name, kind: form.kind, route: &form.http, form, parents }
+}
+
+/// Whether the listener has the route: one of its references means it, it lets the route in, and their hosts overlap.
+fn takes(listener: &GatewayListeners, gateway: &Gateway, namespace: &str, form: &Route) -> bool {
+    let references = form.http.spec.parent_refs.iter().flatten();
+    let mut own = references.filter(|reference| names(reference, form.namespace(), gateway, namespace));
+    lets_in(listener, namespace, form)
+        && own.any(|reference| is_meant(reference, listener))
+        && !hosts(listener, &form.http).is_empty()
+}
+
+/// Whether a reference names the gateway.
+fn names(reference: &HttpRouteParentRefs, of: &str, gateway: &Gateway, namespace: &str) -> bool {
+    is_gateway(reference.group.as_deref(), reference.kind.as_deref())
+        && Some(&reference.name) == gateway.metadata.name.as_ref()
+        && reference.namespace.as_deref().unwrap_or(of) == namespace
+}
+
+fn is_meant(reference: &HttpRouteParentRefs, listener: &GatewayListeners) -> bool {
+    reference.port.is_none_or(|port| port == listener.port)
+        && reference.section_name.as_deref().is_none_or(|section| section == listener.name)
+}
+
+/// Whether the listener lets a route of that kind and namespace in.
+fn lets_in(listener: &GatewayListeners, namespace: &str, form: &Route) -> bool {
     let from = listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
-    let from = from.and_then(|namespaces| namespaces.from.as_ref());
-    let let_in = match from {
+    let let_in = match from.and_then(|namespaces| namespaces.from.as_ref()) {
         Some(GatewayListenersAllowedRoutesNamespacesFrom::All) => true,
-        Some(GatewayListenersAllowedRoutesNamespacesFrom::Same) | None => route_namespace == namespace,
+        Some(GatewayListenersAllowedRoutesNamespacesFrom::Same) | None => form.namespace() == namespace,
         Some(_) => false,
     };
-    let name = gateway.metadata.name.as_deref().unwrap_or_default();
-    let_in
-        && route.spec.parent_refs.iter().flatten().any(|parent| {
-            is_gateway(parent.group.as_deref(), parent.kind.as_deref())
-                && parent.name == name
-                && parent.namespace.as_deref().unwrap_or(route_namespace) == namespace
-                && parent.port.is_none_or(|port| port == listener.port)
-                && parent.section_name.as_deref().is_none_or(|section| section == listener.name)
-        })
+    let_in && form.kind == RouteKind::Http && !supported_kinds(listener).is_empty()
+}
+
+/// The kinds of routes that the listener takes, of those that it allows.
+fn supported_kinds(listener: &GatewayListeners) -> Vec<&'static str> {
+    let kinds = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_ref());
+    let all = kinds.is_none_or(|kinds| kinds.is_empty() || kinds.iter().any(|kind| kind.kind == "HTTPRoute"));
+    if all { vec!["HTTPRoute"] } else { Vec::new() }
+}
+
+/// What a route's references to the gateway come to, and its rules. `None`: it has none.
+pub(super) fn statuses<'a>(
+    world: World<'a>,
+    service: &ServiceName,
+    gateway: &Gateway,
+    form: &'a Route,
+) -> Option<(Attached<'a>, CompiledRoute)> {
+    let namespace = service.namespace();
+    let references = form.http.spec.parent_refs.iter().flatten();
+    let own = references.filter(|reference| names(reference, form.namespace(), gateway, namespace));
+    let parents: Vec<_> = own.map(|reference| parent(reference, gateway, namespace, form)).collect();
+    if parents.is_empty() {
+        return None;
+    }
+    let attached = attached(form, parents);
+    let compiled = rules_of(world, &attached, &Effective::of(world.model, service));
+    Some((attached, compiled))
+}
+
+fn parent<'a>(
+    reference: &'a HttpRouteParentRefs,
+    gateway: &Gateway,
+    namespace: &str,
+    form: &Route,
+) -> Parent<'a> {
+    let refused = |refusal| Parent { reference, ports: Vec::new(), refusal: Some(refusal) };
+    let listeners = gateway.spec.listeners.iter();
+    let meant: Vec<_> = listeners.filter(|listener| is_meant(reference, listener)).collect();
+    if meant.is_empty() {
+        let message = "the gateway has no listener of that name and port";
+        return refused(Refusal::NoMatchingParent(message.to_owned()));
+    }
+    let open: Vec<_> = meant.into_iter().filter(|listener| lets_in(listener, namespace, form)).collect();
+    if open.is_empty() {
+        let message = format!("no listener lets a {} of namespace {} in", form.kind, form.namespace());
+        return refused(Refusal::NotAllowedByListeners(message));
+    }
+    let wanted = open.into_iter().filter(|listener| !hosts(listener, &form.http).is_empty());
+    let ports: Vec<u16> = wanted.filter_map(|listener| u16::try_from(listener.port).ok()).collect();
+    if ports.is_empty() {
+        let message = "no hostname of the route is one of the listener's";
+        return refused(Refusal::NoMatchingListenerHostname(message.to_owned()));
+    }
+    Parent { reference, ports, refusal: None }
 }
 
 /// The hosts that both the listener and the route want, of two that overlap the narrower one; empty text is any host.
@@ -205,21 +265,30 @@ fn covers(outer: &str, inner: &str) -> bool {
     }
 }
 
-/// What comes from outside reaches services of other namespaces only where these grant it (ReferenceGrant). Without a
-/// grant nothing is said of whether the service is there.
-fn refuse_ungranted(world: World<'_>, from: &str, rules: &mut [v1::Rule]) {
-    for backend in rules.iter_mut().flat_map(|rule| &mut rule.backends) {
-        let Some(Target::Service(target)) = &backend.target else { continue };
-        let Some(name) = &target.name else { continue };
-        let referrer = Referrer { group: "gateway.networking.k8s.io", kind: "HTTPRoute", namespace: from };
-        let (namespace, service) = (name.namespace.as_str(), name.name.as_str());
-        let referent = Referent { group: "", kind: "Service", namespace, name: service };
-        if !is_granted(world.model.documents(), referrer, referent) {
-            let reason =
-                format!("RefNotPermitted: no ReferenceGrant lets {from} refer to {}", name.namespace);
-            backend.target = Some(Target::Invalid(reason));
+/// The rules of a route as callers from outside take them: they reach services of other namespaces only where these grant
+/// it (ReferenceGrant). Without a grant nothing is said of whether the service is there.
+fn rules_of(world: World<'_>, attached: &Attached<'_>, policy: &Effective<'_>) -> CompiledRoute {
+    let mut found = rule::rules_of(world, attached, policy);
+    let (kind, from) = (attached.kind, attached.namespace);
+    let rules = attached.route.spec.rules.iter().flatten();
+    let mut refused = Vec::new();
+    for (rule, written) in found.rules.iter_mut().zip(rules) {
+        for (backend, reference) in rule.backends.iter_mut().zip(written.backend_refs.iter().flatten()) {
+            let namespace = reference.namespace.as_deref().unwrap_or(from);
+            let referrer =
+                Referrer { group: "gateway.networking.k8s.io", kind: "HTTPRoute", namespace: from };
+            let referent = Referent { group: "", kind: "Service", namespace, name: &reference.name };
+            if !is_granted(world.model.documents(), referrer, referent) {
+                let [namespace, name] = [namespace, &reference.name].map(str::to_owned);
+                let problem = Unresolved::NotPermitted(kind, namespace, from.to_owned(), name);
+                backend.target = Some(Target::Invalid(problem.to_string()));
+                refused.push(problem);
+            }
         }
     }
+    refused.append(&mut found.unresolved);
+    found.unresolved = refused;
+    found
 }
 
 #[cfg(test)]

@@ -1339,3 +1339,142 @@ spec: {targetRefs: [{name: edge}], limits: [{requests: 1}]}
     let plain = Fixture::new(EDGE).compile("gateway--edge.shop", "shop").message.gateway.unwrap().ports;
     assert!(plain.iter().all(|port| port.access.is_none() && port.jwt.is_none() && port.api_keys.is_none()));
 }
+
+/// `TYPE=STATUS/REASON` of each of a status's conditions.
+fn said(status: &serde_json::Value) -> Vec<String> {
+    let text = |condition: &serde_json::Value, field: &str| condition[field].as_str().unwrap().to_owned();
+    let conditions = status["conditions"].as_array().unwrap().iter();
+    conditions
+        .map(|one| format!("{}={}/{}", text(one, "type"), text(one, "status"), text(one, "reason")))
+        .collect()
+}
+
+fn gateway_status_of(fixture: &Fixture, served: &Served) -> serde_json::Value {
+    let service = "gateway--edge.shop".parse().unwrap();
+    let world = fixture.world();
+    gateway_status(world, &service, world.model.gateway(&service).unwrap(), served)
+}
+
+#[test]
+fn a_gateway_is_programmed_where_a_proxy_has_it_and_listens_for_its_ports() {
+    let documents =
+        EDGE.replace("name: edge, namespace: shop}", "name: edge, namespace: shop, generation: 7}");
+    let routes = [at_edge("shop", "any", ""), at_edge("shop", "org", "hostnames: [www.example.org], ")];
+    let fixture = Fixture::new(&format!("{documents}{}", routes.concat()));
+    let served = |connected, ports: Option<&[u16]>| Served {
+        connected,
+        ports: ports.map(|ports| ports.iter().copied().collect()),
+    };
+    for (served, gateway, web, secure) in [
+        (served(false, None), "False/Pending", "False/Pending", "False/Pending"),
+        (served(true, None), "False/Pending", "False/Pending", "False/Pending"),
+        (served(true, Some(&[80])), "True/Programmed", "True/Programmed", "False/Pending"),
+        (served(true, Some(&[80, 443])), "True/Programmed", "True/Programmed", "True/Programmed"),
+    ] {
+        let status = gateway_status_of(&fixture, &served);
+        assert_eq!(said(&status), ["Accepted=True/Accepted".to_owned(), format!("Programmed={gateway}")]);
+        for (listener, programmed) in status["listeners"].as_array().unwrap().iter().zip([web, secure]) {
+            let expected = [
+                "Accepted=True/Accepted".to_owned(),
+                format!("Programmed={programmed}"),
+                "ResolvedRefs=True/ResolvedRefs".to_owned(),
+                "Conflicted=False/NoConflicts".to_owned(),
+            ];
+            assert_eq!(said(listener), expected, "{listener}");
+            assert!(
+                listener["conditions"].as_array().unwrap().iter().all(|one| one["observedGeneration"] == 7)
+            );
+        }
+    }
+    let status = gateway_status_of(&fixture, &Served::default());
+    let listener = |index: usize| &status["listeners"][index];
+    let told = |index| {
+        (listener(index)["name"].as_str().unwrap(), listener(index)["attachedRoutes"].as_u64().unwrap())
+    };
+    assert_eq!([told(0), told(1)], [("web", 2), ("secure", 1)]);
+    assert_eq!(listener(0)["supportedKinds"][0]["kind"], "HTTPRoute");
+}
+
+#[test]
+fn listeners_that_cannot_be_served_together_say_so() {
+    let served = Served { connected: true, ports: Some([80, 443].into()) };
+    let two = |second: &str| {
+        let listener = format!("    - {{name: second, {second}}}\n    - {{name: secure");
+        Fixture::new(&EDGE.replace("    - {name: secure", &listener))
+    };
+    for (second, reason, conflicted) in [
+        ("port: 80, protocol: HTTPS", "ProtocolConflict", "True/ProtocolConflict"),
+        ("port: 80, protocol: HTTP", "HostnameConflict", "True/HostnameConflict"),
+        ("port: 53, protocol: UDP", "UnsupportedProtocol", "False/NoConflicts"),
+    ] {
+        let status = gateway_status_of(&two(second), &served);
+        assert_eq!(said(&status), ["Accepted=True/ListenersNotValid", "Programmed=True/Programmed"]);
+        let second = said(&status["listeners"][1]);
+        assert_eq!(second[..2], [format!("Accepted=False/{reason}"), "Programmed=False/Invalid".to_owned()]);
+        assert_eq!(second[3], format!("Conflicted={conflicted}"));
+        assert_eq!(said(&status["listeners"][2])[0], "Accepted=True/Accepted", "the others are well");
+    }
+    let kinds =
+        EDGE.replace("protocol: HTTP}", "protocol: HTTP, allowedRoutes: {kinds: [{kind: TLSRoute}]}}");
+    let status = gateway_status_of(&Fixture::new(&format!("{kinds}{}", at_edge("shop", "any", ""))), &served);
+    assert_eq!(said(&status["listeners"][0])[2], "ResolvedRefs=False/InvalidRouteKinds");
+    assert_eq!(status["listeners"][0]["supportedKinds"], serde_json::json!([]));
+    assert_eq!(status["listeners"][0]["attachedRoutes"], 0);
+}
+
+#[test]
+fn a_routes_reference_to_a_gateway_says_what_came_of_it() {
+    let open = EDGE.replace("protocol: HTTP}", "protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}");
+    let at = |route: &str| route.replace("namespace: shop}]", "namespace: shop, sectionName: secure}]");
+    for (documents, namespace, accepted, resolved) in [
+        (format!("{EDGE}{}", at_edge("shop", "r", "")), "shop", "True/Accepted", "True/ResolvedRefs"),
+        (
+            format!("{EDGE}{}", at_edge("shop", "r", "hostnames: [a.example.com], ")),
+            "shop",
+            "True/Accepted",
+            "True/ResolvedRefs",
+        ),
+        (
+            format!("{EDGE}{}", at_edge("bank", "r", "")),
+            "bank",
+            "False/NotAllowedByListeners",
+            "False/RefNotPermitted",
+        ),
+        (format!("{open}{}", at_edge("bank", "r", "")), "bank", "True/Accepted", "False/RefNotPermitted"),
+        (
+            format!("{EDGE}{}", at(&at_edge("shop", "r", "hostnames: [www.example.org], "))),
+            "shop",
+            "False/NoMatchingListenerHostname",
+            "True/ResolvedRefs",
+        ),
+        (
+            format!("{EDGE}{}", at(&at_edge("shop", "r", "")).replace("secure}]", "other}]")),
+            "shop",
+            "False/NoMatchingParent",
+            "True/ResolvedRefs",
+        ),
+        (
+            format!(
+                "{EDGE}{}",
+                at_edge("shop", "r", "").replace("name: pay, namespace: shop", "name: absent")
+            ),
+            "shop",
+            "True/Accepted",
+            "False/BackendNotFound",
+        ),
+    ] {
+        let fixture = Fixture::new(&documents);
+        let key = crate::resources::ResourceKey {
+            kind: crate::resources::Kind::HttpRoute,
+            namespace: namespace.to_owned(),
+            name: "r".to_owned(),
+        };
+        let statuses = document_status(fixture.world(), &key).unwrap();
+        let expected = [format!("Accepted={accepted}"), format!("ResolvedRefs={resolved}")];
+        assert_eq!(said(&statuses[0].to_value("parentRef")), expected, "{documents}");
+        assert!(
+            statuses[0].conditions[0].message.find("Service parent").is_none(),
+            "hosts mean something here"
+        );
+    }
+}

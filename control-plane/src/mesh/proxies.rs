@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::State;
-use crate::compile::World;
+use crate::compile::{Served, World};
 use crate::discovery::{ProxyId, Registration, RegistrationError};
 use crate::lease::{Demand, Lease};
+use crate::model::gateway_service;
 use crate::push::outbox::{Outbox, Sources};
 use crate::status::{EjectedEndpoint, ProxyStatus, Refusal, rfc3339};
 
@@ -55,6 +56,8 @@ struct Proxy {
     lost_since: Option<SystemTime>,
     last_refusal: Option<Refusal>,
     ejected: Vec<EjectedEndpoint>,
+    /// The gateway that it serves, and for which ports it listens.
+    gateway: Option<(ServiceName, BTreeSet<u16>)>,
     outbox: Outbox,
 }
 
@@ -130,6 +133,20 @@ impl Proxies {
     pub(super) fn users(&self, service: &ServiceName) -> usize {
         let ids = self.users.get(service).into_iter().flatten();
         ids.filter(|id| self.all.get(id).is_some_and(|proxy| proxy.outbox.has(service))).count()
+    }
+
+    /// Who serves the gateway that is this service.
+    pub(super) fn served(&self, service: &ServiceName) -> Served {
+        let mut served = Served::default();
+        for proxy in self.users.get(service).into_iter().flatten().filter_map(|id| self.all.get(id)) {
+            let own = proxy.gateway.as_ref().filter(|(gateway, _)| gateway == service);
+            let Some((_, ports)) = own.filter(|_| proxy.lost_since.is_none()) else { continue };
+            served.connected = true;
+            if proxy.outbox.is_current(service) {
+                served.ports.get_or_insert_default().extend(ports);
+            }
+        }
+        served
     }
 
     pub(super) fn statuses(&self) -> Vec<ProxyStatus> {
@@ -243,6 +260,10 @@ impl State {
             lost_since: None,
             last_refusal: before.and_then(|before| before.last_refusal),
             ejected: Vec::new(),
+            gateway: hello.gateway.and_then(|gateway| {
+                let ports = gateway.ports.iter().filter_map(|port| u16::try_from(*port).ok());
+                Some((gateway_service(identity.namespace(), &gateway.name)?, ports.collect()))
+            }),
             outbox,
         };
         self.proxies.all.insert(id, proxy);

@@ -160,6 +160,16 @@ impl Outbox {
         self.sent.contains_key(service)
     }
 
+    /// Whether the proxy has said that it uses the service as it was told last, and nothing newer waits.
+    pub(crate) fn is_current(&self, service: &ServiceName) -> bool {
+        let sent = self.sent.get(service).filter(|sent| !sent.missing && !sent.again);
+        let refused = Subject::Service(service.clone());
+        !self.pending.contains(service)
+            && !self.refused.contains(&refused)
+            && !self.unacknowledged.iter().any(|waiting| waiting.subject == refused)
+            && sent.is_some_and(|sent| sent.versions.acked == Some(sent.versions.sent))
+    }
+
     /// Adds what the workload calls. What is asked for again is sent again, whole. What is no name, and what is
     /// beyond the bounds, is answered as not found.
     pub(crate) fn subscribe(&mut self, destinations: Vec<v1::Destination>) {

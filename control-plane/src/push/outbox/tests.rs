@@ -405,3 +405,33 @@ spec:
     assert_eq!(plane.fill(), ["service alone"]);
     assert_eq!(plane.fill(), [""; 0]);
 }
+
+#[test]
+fn a_gateway_is_told_of_the_policies_that_name_it_and_enforces_their_limits() {
+    const EDGE: &str = "
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: outrigger, listeners: [{name: web, port: 80, protocol: HTTP}]}
+";
+    const LIMITS: &str = "---
+kind: RateLimitPolicy
+metadata: {name: edge, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]
+  limits: [{name: all, requests: 5, scope: Mesh}]
+";
+    const LIMIT: &str = "shop/edge/all of service gateway--edge.shop";
+    let edge = name("gateway--edge.shop");
+    let mut plane = Plane::greeted(EDGE);
+    plane.subscribe(&["gateway--edge.shop"]);
+    plane.fill();
+    assert!(!plane.outbox.is_current(&edge), "it has not said that it uses it");
+    plane.outbox.acknowledge(plane.outbox.nonce);
+    assert!(plane.outbox.is_current(&edge) && !plane.outbox.enforces(LIMIT));
+    plane.apply(&format!("{EDGE}{LIMITS}"));
+    assert!(!plane.outbox.is_current(&edge), "there is something newer");
+    assert_eq!(plane.fill().len(), 1, "a change is one message");
+    assert!(plane.outbox.enforces(LIMIT), "what it says of the limit is taken");
+    plane.outbox.refuse(plane.outbox.nonce);
+    assert!(!plane.outbox.is_current(&edge), "it goes on with what it had");
+}
