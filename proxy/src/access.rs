@@ -190,6 +190,19 @@ impl Access {
         self.looks
     }
 
+    /// Who may call where no policy allows.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Every policy, with its effect and whether it is audited, for showing them.
+    pub fn policies(&self) -> impl Iterator<Item = (Effect, bool, &Policy)> {
+        let deny = self.deny.iter().map(|policy| (Effect::Deny, false, policy));
+        let allow = self.allow.iter().map(|policy| (Effect::Allow, false, policy));
+        let audit = self.audit.iter().map(|(effect, policy)| (*effect, true, policy));
+        deny.chain(allow).chain(audit)
+    }
+
     /// Decides about a request as its head says, the path in its normal form.
     ///
     /// # Errors

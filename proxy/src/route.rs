@@ -9,6 +9,7 @@ mod index;
 mod mismatch;
 
 use std::borrow::Cow;
+use std::fmt;
 
 use http::header::{COOKIE, HOST, HeaderName, HeaderValue};
 use http::uri::Authority;
@@ -57,6 +58,17 @@ pub enum PathMatch {
     Prefix(Prefix),
     /// The whole path matches an expression.
     Regex(Pattern),
+}
+
+impl fmt::Display for PathMatch {
+    /// For people: `/exact`, `/prefix/*`, `~ expression`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(path) => f.write_str(path),
+            Self::Prefix(prefix) => write!(f, "{}/*", prefix.0),
+            Self::Regex(pattern) => write!(f, "~ {}", pattern.as_str()),
+        }
+    }
 }
 
 /// A path prefix by element: `/abc` covers `/abc`, `/abc/` and `/abc/d`, and not `/abcd`.
@@ -118,6 +130,12 @@ impl Pattern {
 
     pub(crate) fn matches(&self, text: &str) -> bool {
         self.0.is_match(text)
+    }
+
+    /// The expression as it was written.
+    fn as_str(&self) -> &str {
+        let text = self.0.as_str();
+        text.strip_prefix(r"\A(?:").and_then(|text| text.strip_suffix(r")\z")).unwrap_or(text)
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::documents::{access, mesh_config};
+use crate::documents::{access, limits, mesh_config};
 
 /// A service `api`, and callers `web` of its namespace and `batch` of another.
 async fn mesh(policy: &str) -> Mesh {
@@ -367,4 +367,23 @@ async fn plaintext_callers_of_a_permissive_mesh_are_nobody() {
     let mut back = Vec::new();
     let _ = soon("the end", read.read_to_end(&mut back)).await;
     assert_eq!(back, b"", "nothing of it reached the application");
+}
+
+#[tokio::test]
+async fn the_admin_server_tells_which_rules_hold_and_none_of_their_secrets() {
+    let rules = access(
+        "keyed",
+        "rules: [{from: [{serviceAccounts: [web]}], to: [{headers: [{name: x-api-key, values: [hidden]}]}]}]",
+    );
+    let mesh = Mesh::builder()
+        .policy(&(rules + &limits("api", "- {name: few, requests: 5, per: 1h}")))
+        .service("api", echo())
+        .start()
+        .await;
+    let config: serde_json::Value =
+        serde_json::from_str(&mesh.admin("api", 0, "/config").await.text()).unwrap();
+    let port = &config["mesh"]["own"][0];
+    assert_eq!(port["access"]["policies"][0]["name"], "shop/keyed", "{config}");
+    assert_eq!(port["rateLimits"][0]["quota"], "\"few\";q=5;w=3600", "{config}");
+    assert!(!config.to_string().contains("hidden"), "{config}");
 }

@@ -1,5 +1,7 @@
 //! What the control thread knows, for the admin server's `/config`.
 
+mod own;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -55,6 +57,7 @@ impl ControlView {
                 },
                 "traceFormats": snapshot.mesh.trace_formats.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>(),
             },
+            "own": own::describe(&snapshot.inbound),
             "services": services.into_iter().map(|service| describe_service(service)).collect::<Vec<_>>(),
             "missing": missing,
         })
@@ -97,7 +100,10 @@ fn seconds(time: SystemTime) -> u64 {
 fn describe_service(service: &Service) -> Value {
     let ports = service.ports.iter().map(|port| {
         let routes = port.routes.as_ref().map(|table| {
-            table.rules().iter().map(|rule| json!({ "route": *rule.route, "rule": *rule.name })).collect::<Vec<_>>()
+            let rules = table.rules().iter().map(|rule| {
+                json!({ "route": *rule.route, "rule": *rule.name, "rateLimits": own::limits(&rule.rate_limits) })
+            });
+            rules.collect::<Vec<_>>()
         });
         json!({ "port": port.port, "protocol": format!("{:?}", port.protocol).to_lowercase(), "rules": routes })
     });
