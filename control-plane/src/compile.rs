@@ -44,11 +44,13 @@ use crate::model::{Model, RouteKind};
 pub(crate) use access::mode_policy;
 pub(crate) use attach::{Attached, attached};
 pub(crate) use conditions::{document_status, route_statuses};
+pub(crate) use external::tls_policy;
 pub(crate) use gateway::{Served, gateway_status};
 pub(crate) use mesh::{inbound, mesh_settings};
 pub(crate) use policy::policy_of;
 pub(crate) use port::{Facts, SERVER_FIRST};
-pub(crate) use traffic_policy::budget_policy_of;
+pub(crate) use rule::{FilterPlaces, filter_places};
+pub(crate) use traffic_policy::traffic_policy_of;
 
 /// Everything that is compiled from: the documents, and what registrations say.
 #[derive(Debug, Clone, Copy)]

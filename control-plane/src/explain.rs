@@ -8,6 +8,7 @@
 
 mod describe;
 mod layers;
+mod outside;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,8 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::compile::{World, compile, inbound, mesh_settings};
+use crate::compile::{FilterPlaces, World, compile, filter_places, inbound, mesh_settings};
+use crate::model::RouteKind;
 use crate::resources::Documents;
 use crate::status::EndpointStatus;
 use layers::Layers;
@@ -46,8 +48,10 @@ pub struct CompiledService {
     pub inbound: WireMessage,
     /// What every proxy is sent: `outrigger.v1.MeshSettings`.
     pub mesh: WireMessage,
-    /// How the service is called, and what holds in the whole mesh.
+    /// How the service is called.
     pub settings: Vec<Setting>,
+    /// What holds in the whole mesh.
+    pub mesh_settings: Vec<Setting>,
     /// The rules of each port, in the order of the message.
     pub ports: Vec<PortOrigins>,
     /// Who answers for the service.
@@ -75,9 +79,21 @@ pub struct RuleOrigin {
     /// Counted from 0 in its route.
     pub index: usize,
     /// What is done to requests and answers, in this order.
-    pub filters: Vec<String>,
-    /// Timeouts and retries.
+    pub filters: Vec<FilterOrigin>,
+    /// The same for those that take a backend, in the order of the backends.
+    pub backends: Vec<Vec<FilterOrigin>>,
+    /// Timeouts, retries, sessions, hedging, fallback and rate limits.
     pub settings: Vec<Setting>,
+}
+
+/// One filter that is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FilterOrigin {
+    /// What it does.
+    pub what: String,
+    /// Who says so.
+    pub source: Source,
 }
 
 /// One value that is in force.
@@ -120,18 +136,23 @@ pub(crate) fn explain(
     let mesh = mesh_settings(world.model.documents());
     let layers = Layers::of(world.model, service);
     let policy = message.policy.clone().unwrap_or_default();
-    let mut all = settings::of_policy(&policy, &layers);
+    let mut all = outside::settings(world.model, service, &message);
+    all.extend(settings::of_policy(&policy, &layers));
     let inbound = inbound(world, service);
-    all.extend(settings::of_inbound(&inbound, &layers, world.model.documents()));
-    all.extend(settings::of_mesh(&mesh, &layers));
-    all.extend(settings::of_documents(world.model.documents(), &layers));
+    if message.external.is_none() {
+        // No proxy stands beside a host outside the mesh.
+        all.extend(settings::of_inbound(&inbound, &layers, world.model.documents()));
+    }
+    let mut mesh_settings = settings::of_mesh(&mesh, &layers);
+    mesh_settings.extend(settings::of_documents(world.model.documents(), &layers));
     Some(CompiledService {
         namespace: service.namespace().to_owned(),
         name: service.name().to_owned(),
         client: client.to_owned(),
         revision: message.version,
         settings: all,
-        ports: message.ports.iter().map(|port| origins(port, world, &layers)).collect(),
+        mesh_settings,
+        ports: message.ports.iter().map(|port| origins(port, world, &message, &layers)).collect(),
         inbound: WireMessage(inbound.encode_to_vec()),
         mesh: WireMessage(mesh.encode_to_vec()),
         service: WireMessage(message.encode_to_vec()),
@@ -139,22 +160,51 @@ pub(crate) fn explain(
     })
 }
 
-fn origins(port: &v1::ServicePort, world: World<'_>, layers: &Layers) -> PortOrigins {
+fn origins(port: &v1::ServicePort, world: World<'_>, of: &v1::Service, layers: &Layers) -> PortOrigins {
     let documents = world.model.documents();
-    let settings = |rule: &v1::Rule, index| {
-        let mut all = settings::of_rule(rule, &layers.under(layers::of_rule(documents, &rule.route, index)));
-        all.extend(settings::of_rule_limits(rule, documents));
-        all
-    };
-    let origin = |(rule, (source, index)): (&v1::Rule, (Source, usize))| RuleOrigin {
-        source,
-        rule: rule.name.clone(),
-        index,
-        filters: rule.filters.iter().map(describe::filter).collect(),
-        settings: settings(rule, index),
-    };
-    let rules = port.rules.iter().zip(rule_sources(port, documents)).map(origin).collect();
+    let service = of.name.clone().and_then(|name| ServiceName::try_from(name).ok());
+    // Of the route whose rules are looked at; they stand together.
+    let mut places: (&str, Vec<FilterPlaces>) = ("", Vec::new());
+    let mut rules = Vec::with_capacity(port.rules.len());
+    for (rule, (source, index)) in port.rules.iter().zip(rule_sources(port, documents)) {
+        if places.0 != rule.route {
+            places = (&rule.route, filter_places_of(world, &rule.route, service.as_ref()));
+        }
+        let own = places.1.get(index);
+        let filters = |messages: &[v1::Filter], places: Option<&Vec<usize>>, at: &str| {
+            let places = places.into_iter().flatten();
+            let origin = |(message, place): (&v1::Filter, &usize)| {
+                let field = format!("{}{at}.filters[{place}]", source.field);
+                FilterOrigin {
+                    what: describe::filter(message),
+                    source: Source { document: source.document.clone(), field },
+                }
+            };
+            messages.iter().zip(places).map(origin).collect::<Vec<_>>()
+        };
+        let backends = rule.backends.iter().enumerate().map(|(backend, message)| {
+            let places = own.and_then(|own| own.of_backends.get(backend));
+            filters(&message.filters, places, &format!(".backendRefs[{backend}]"))
+        });
+        let layers = layers.of_rule(world.model, rule, index);
+        let mut settings = settings::of_rule(rule, of.policy.as_ref(), &layers);
+        settings.extend(settings::of_rule_limits(rule, documents));
+        rules.push(RuleOrigin {
+            rule: rule.name.clone(),
+            index,
+            filters: filters(&rule.filters, own.map(|own| &own.of_rule), ""),
+            backends: backends.collect(),
+            settings,
+            source: source.clone(),
+        });
+    }
     PortOrigins { port: u16::try_from(port.port).unwrap_or_default(), rules }
+}
+
+fn filter_places_of(world: World<'_>, route: &str, service: Option<&ServiceName>) -> Vec<FilterPlaces> {
+    let key = layers::route_key(world.model.documents(), route);
+    let route = RouteKind::of(key.kind).and_then(|kind| world.model.route(&(kind, key.namespace, key.name)));
+    route.zip(service).map(|(route, service)| filter_places(world, route, service)).unwrap_or_default()
 }
 
 /// Where each rule of a compiled port is written, and its index there: a route's rules stand together in the message,
@@ -175,5 +225,6 @@ pub(crate) fn rule_sources(port: &v1::ServicePort, documents: &Documents) -> Vec
 pub(crate) fn rules_explained(world: World<'_>, service: &ServiceName, client: &str) -> Vec<RuleOrigin> {
     let Some(compiled) = compile(world, service, client) else { return Vec::new() };
     let layers = Layers::of(world.model, service);
-    compiled.message.ports.iter().flat_map(|port| origins(port, world, &layers).rules).collect()
+    let message = &compiled.message;
+    message.ports.iter().flat_map(|port| origins(port, world, message, &layers).rules).collect()
 }

@@ -41,6 +41,7 @@ mod stats;
 pub mod status;
 pub mod store;
 pub mod token;
+mod transitions;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -6,6 +6,7 @@
 //! finding is a warning: it keeps nothing from being applied.
 
 mod access;
+mod path;
 mod policy;
 mod reference;
 mod retry;
@@ -75,6 +76,7 @@ pub fn lint(documents: &Documents, sight: Sight) -> Vec<Finding> {
     reference::look(&subject, &mut findings);
     policy::look(&subject, &mut findings);
     access::look(&subject, &mut findings);
+    path::look(&subject, &mut findings);
     findings.0.sort_by(|a, b| a.key.cmp(&b.key));
     findings.0
 }

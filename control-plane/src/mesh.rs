@@ -36,6 +36,7 @@ use crate::push::cache::Cache;
 use crate::resources::{Documents, Kind, ResourceKey};
 use crate::stats::Traffic;
 use crate::status::{CertificateStatus, EdgeStats, EndpointStatus, PortStatus, ProxyStatus, ServiceStatus};
+use crate::transitions::Transitions;
 
 pub(crate) use proxies::{Proxies, Session};
 
@@ -121,6 +122,8 @@ pub(crate) struct State {
     traffic: Traffic,
     /// Who may use how much of the limits of the whole mesh.
     leases: Leases<ProxyId>,
+    /// Since when documents' conditions are as they are.
+    transitions: Transitions,
 }
 
 impl Mesh {
@@ -153,6 +156,7 @@ impl Mesh {
             proxies: Proxies::default(),
             traffic: Traffic::default(),
             leases: Leases::default(),
+            transitions: Transitions::default(),
         };
         Ok(Self {
             state: Mutex::new(state),
@@ -196,16 +200,22 @@ impl Mesh {
     /// The `status` of a document, of a kind that has one: `parents` of a route, `ancestors` of a policy, `listeners` of
     /// a gateway.
     pub(crate) fn document_status(&self, key: &ResourceKey) -> Option<Value> {
-        if key.kind == Kind::Gateway {
-            return self.state().gateway_status(key);
-        }
-        let statuses = document_status(self.state().world(), key)?;
-        let (list, reference) = match key.kind {
-            Kind::BackendTrafficPolicy => ("ancestors", "ancestorRef"),
-            _ => ("parents", "parentRef"),
+        let mut state = self.state();
+        let state = &mut *state;
+        let mut status = match key.kind {
+            Kind::Gateway => state.gateway_status(key)?,
+            kind => {
+                let statuses = document_status(state.world(), key)?;
+                let (list, reference) = match kind {
+                    Kind::BackendTrafficPolicy => ("ancestors", "ancestorRef"),
+                    _ => ("parents", "parentRef"),
+                };
+                let entries: Vec<Value> = statuses.iter().map(|status| status.to_value(reference)).collect();
+                json!({ list: entries })
+            }
         };
-        let entries: Vec<Value> = statuses.iter().map(|status| status.to_value(reference)).collect();
-        Some(json!({ list: entries }))
+        state.transitions.stamp(key, state.model.documents(), self.clock.now(), &mut status);
+        Some(status)
     }
 
     /// Traffic by edge: over the last `window` (up to a minute is kept), or since the proxies started.

@@ -5,7 +5,7 @@ use outrigger_tests::process::{Ended, run};
 use outrigger_tests::{Mesh, request};
 use serde_json::Value;
 
-use crate::documents::{mesh_config, policy, route, route_in, service};
+use crate::documents::{limits, mesh_config, policy, route, route_in, service};
 
 async fn explain(mesh: &Mesh, args: &[&str]) -> Ended {
     let api = format!("http://{}", mesh.api_address());
@@ -197,5 +197,125 @@ async fn who_may_call_is_explained_as_it_is_decided() {
         assert_eq!(said["verdict"]["status"].as_u64().unwrap_or(200), u64::from(status), "{said}");
         let by = if status == 200 { "AccessPolicy shop/web-only" } else { "(no match)" };
         assert_eq!(said["backends"][0]["admission"]["by"], by, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_depends_on_a_token_is_said_plainly_and_decided_with_claims() {
+    let rules = "apiVersion: outrigger.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: admins, namespace: shop}\n\
+                 spec:\n  targetRefs: [{group: \"\", kind: Service, name: pay}]\n  \
+                 rules: [{to: [{paths: [{value: /open}]}]}, {to: [{paths: [{value: /admin}]}], \
+                 when: [{claim: realm.role, values: [admin]}]}]\n";
+    let mesh = Mesh::builder().policy(rules).service("pay", saying("hello")).start().await;
+    let from = ["--from", "shop/web", "pay", "GET"];
+    for (path, claims, status, depends) in [
+        ("/open", &[][..], 200, false),
+        ("/admin", &[], 403, true),
+        ("/other", &[], 403, false),
+        ("/admin", &["--claim", "realm.role=admin"], 200, false),
+        ("/admin", &["--claim", "realm.role=guest"], 403, false),
+        ("/admin", &["--claim", "realm.role=guest", "--claim", "realm.role=admin"], 200, false),
+    ] {
+        let said = explained(&mesh, &[&from[..], &[path], claims].concat()).await;
+        let expected = if depends { serde_json::json!(["realm.role"]) } else { Value::Null };
+        assert_eq!(said["backends"][0]["admission"]["dependsOn"], expected, "{path} {claims:?}: {said}");
+        assert_eq!(said["verdict"]["status"].as_u64().unwrap_or(200), status, "{path} {claims:?}: {said}");
+    }
+    let ended = explain(&mesh, &[&from[..], &["/admin"]].concat()).await;
+    let verdict = ended.stdout.lines().last().unwrap_or_default();
+    assert!(verdict.contains("depends on the token's claim realm.role"), "{}", ended.stdout);
+}
+
+#[tokio::test]
+async fn everything_that_applies_is_shown_once_with_its_document() {
+    let document = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n---\n"
+        )
+    };
+    let refer = |kind: &str, name: &str| {
+        format!("{{type: ExtensionRef, extensionRef: {{group: outrigger.dev, kind: {kind}, name: {name}}}}}")
+    };
+    let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: pay-v2, port: 80}, percent: 10}}";
+    let filters = [
+        refer("FaultInjection", "slow"),
+        mirror.to_owned(),
+        refer("ServicePolicy", "own"),
+        refer("RateLimitPolicy", "few"),
+    ];
+    let rules = format!(
+        "- filters: [{}]\n  sessionPersistence: {{sessionName: s}}\n  \
+         backendRefs: [{{name: pay, port: 80, weight: 3}}, {{name: pay-v2, port: 80}}]",
+        filters.join(", ")
+    );
+    let documents = service("pay")
+        + &service("pay-v2")
+        + &route("all", "pay", &rules)
+        + &document("FaultInjection", "slow", "{delay: {percent: 50, fixed: 1s}}")
+        + &document("RateLimitPolicy", "few", "{limits: [{requests: 7}]}")
+        + &document("ServicePolicy", "own", "{hedging: {delay: 1s}, defaults: {timeouts: {request: 3s}}}")
+        + &policy("pay", "adaptiveConcurrency: {minLimit: 4}\nfallback: {status: 203, body: later}")
+        + &limits(
+            "pay",
+            "- {name: posts, requests: 1, matches: [{method: POST}]}\n\
+             - {name: gets, requests: 2, by: [{type: Identity}, {type: Header, header: x-t}], matches: [{method: GET}]}",
+        )
+        + &mesh_config("egress: {mode: ListedOnly}");
+    let mesh = Mesh::builder().policy(&documents).start().await;
+    let ended = explain(&mesh, &["--from", "shop/web", "pay", "GET", "/", "-H", "x-t: a"]).await;
+    let lines: Vec<String> =
+        ended.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let at = "HTTPRoute shop/all spec.rules[0]";
+    for expected in [
+        format!("filter FaultInjection shop/slow: delays 50 % of requests {at}.filters[0]"),
+        format!("filter mirror: 10 of 100 requests to pay-v2.shop:80 {at}.filters[1]"),
+        "defaults.timeouts.request 3s ServicePolicy shop/own spec.defaults.timeouts.request".to_owned(),
+        "hedging.delay 1s ServicePolicy shop/own spec.hedging.delay".to_owned(),
+        format!("sessionPersistence.sessionName s {at}.sessionPersistence.sessionName"),
+        "fallback.status 203 ServicePolicy shop/pay spec.fallback.status".to_owned(),
+        "rateLimit shop/few/0 7 in 1s, 7 at once RateLimitPolicy shop/few spec.limits[0]".to_owned(),
+        "adaptiveConcurrency.minLimit 4 ServicePolicy shop/pay spec.adaptiveConcurrency.minLimit".to_owned(),
+        "egress.mode ListedOnly MeshConfig mesh spec.egress.mode".to_owned(),
+    ] {
+        let found = lines.iter().filter(|line| **line == expected).count();
+        assert_eq!(found, 1, "{expected}:\n{}", ended.stdout);
+    }
+    let counting: Vec<&String> = lines.iter().filter(|line| line.starts_with("rateLimit shop/pay")).collect();
+    assert_eq!(counting.len(), 1, "a limit of POST does not count this one: {counting:?}");
+    assert!(
+        counting[0].contains("/gets")
+            && counting[0].contains("this one for Identity spiffe://")
+            && counting[0].contains("x-t \"a\""),
+        "{counting:?}"
+    );
+    let modes = lines.iter().filter(|line| line.starts_with("mtls.mode")).count();
+    assert_eq!(modes, 1, "what holds in the whole mesh is said once:\n{}", ended.stdout);
+}
+
+#[tokio::test]
+async fn a_host_outside_the_mesh_is_explained_by_the_service_that_stands_for_it() {
+    let outside = "apiVersion: v1\nkind: Service\nmetadata: {name: api, namespace: shop}\nspec:\n  \
+                   type: ExternalName\n  externalName: api.example.com\n  ports: [{port: 80, targetPort: 443}]\n---\n\
+                   apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: api, namespace: shop}\n\
+                   spec:\n  targetRefs: [{group: '', kind: Service, name: api}]\n  \
+                   validation: {hostname: api.example.com, wellKnownCACertificates: System}\n---\n";
+    let rules = "- matches: [{path: {value: /out}}]\n  backendRefs: [{name: api, port: 80}]";
+    let mesh = Mesh::builder()
+        .policy(&(outside.to_owned() + &service("front") + &route("out", "front", rules)))
+        .start()
+        .await;
+    for args in
+        [["--from", "shop/web", "api.shop", "GET", "/"], ["--from", "shop/web", "front", "GET", "/out"]]
+    {
+        let ended = explain(&mesh, &args).await;
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        for expected in [
+            "api.example.com Service shop/api spec.externalName",
+            "443 Service shop/api spec.ports[0].targetPort",
+            "BackendTLSPolicy shop/api spec.validation.hostname",
+        ] {
+            let joined = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(joined.contains(expected), "{expected}:\n{}", ended.stdout);
+        }
     }
 }

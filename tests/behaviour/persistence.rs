@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use outrigger_tests::app::http::{Reply, always, deciding};
-use outrigger_tests::{Answer, Mesh, eventually};
+use outrigger_tests::app::http::{Reply, always, deciding, empty};
+use outrigger_tests::{Answer, Client, Mesh, eventually, request};
 
 use crate::documents::{policy, route, service};
 
@@ -255,4 +255,76 @@ async fn a_policy_keeps_the_sessions_of_a_service_without_routes() {
         held = cookie(&again);
         assert_ne!(held, "", "each request moves the end of the session");
     }
+}
+
+/// The Gateway API's policy of a service, with this session.
+fn traffic_policy(service: &str, session: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\n\
+         metadata: {{name: {service}, namespace: shop}}\nspec:\n  targetRefs: [{{group: '', kind: Service, name: {service}}}]\n  \
+         sessionPersistence: {session}\n---\n"
+    )
+}
+
+/// Whoever got this token is with one endpoint.
+async fn stays(web: &Client, url: &str, name: &str) {
+    let first = web.get(url).await;
+    let token = first.header(name).to_owned();
+    assert_ne!(token, "", "{first:?}");
+    for _ in 0..6 {
+        let again = web.answer(request("GET", url, &[("x-session", &token)], empty())).await;
+        assert_eq!(again.instance(), first.instance(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_apis_policy_keeps_the_sessions_of_a_parent_and_of_a_backend() {
+    let to_backend = "- backendRefs: [{name: api, port: 80}]";
+    let header = "{type: Header, sessionName: x-session}";
+    for (documents, url) in [
+        // Without a route, by the parent's, and by that of a backend of another parent's rule.
+        (traffic_policy("api", header), "http://api/"),
+        (
+            traffic_policy("front", header) + &service("front") + &route("r", "front", to_backend),
+            "http://front/",
+        ),
+        (
+            traffic_policy("api", header) + &service("front") + &route("r", "front", to_backend),
+            "http://front/",
+        ),
+    ] {
+        let mesh = Mesh::builder()
+            .service("api", always(200))
+            .instances(3)
+            .client("web")
+            .policy(&documents)
+            .start()
+            .await;
+        stays(&mesh.client("web"), url, "x-session").await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_policy_sets_sessions_before_the_gateway_apis_and_a_change_of_that_reaches_the_rules_it_is_for()
+ {
+    let ours = policy("api", "sessionPersistence: {type: Header, sessionName: x-ours}");
+    let theirs = |name: &str| traffic_policy("api", &format!("{{type: Header, sessionName: {name}}}"));
+    let front = service("front") + &route("r", "front", "- backendRefs: [{name: api, port: 80}]");
+    let mesh = Mesh::builder()
+        .service("api", always(200))
+        .client("web")
+        .policy(&(ours + &theirs("x-theirs") + &front))
+        .start()
+        .await;
+    let web = mesh.client("web");
+    let answer = web.get("http://api/").await;
+    assert_ne!(answer.header("x-ours"), "", "{answer:?}");
+    assert_eq!(answer.header("x-theirs"), "");
+    assert_ne!(web.get("http://front/").await.header("x-theirs"), "", "ours is for its own callers alone");
+    mesh.apply(&theirs("x-other")).await;
+    eventually("the rule has the new session", || async {
+        let answer = web.get("http://front/").await;
+        if answer.header("x-other").is_empty() { Err(format!("{answer:?}")) } else { Ok(()) }
+    })
+    .await;
 }

@@ -5,12 +5,17 @@
 //! plane adds is where each value came from.
 
 mod access;
+mod limits;
+
+use std::collections::BTreeSet;
 
 use http::request;
 use http::uri::PathAndQuery;
 use outrigger_api::path::normalized;
 use outrigger_api::{ServiceName, v1};
-use outrigger_control_plane::explain::{CompiledService, PortOrigins, RuleOrigin, Setting, Source, words};
+use outrigger_control_plane::explain::{
+    CompiledService, FilterOrigin, PortOrigins, RuleOrigin, Setting, Source, words,
+};
 use outrigger_control_plane::status::EndpointStatus;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::policy;
@@ -20,10 +25,13 @@ use serde::Serialize;
 
 use crate::failure::Stop;
 
-pub(crate) use access::{Admission, Caller};
+pub(crate) use access::{Admission, Caller, claims};
 
 /// So many of the matches that did not hold are worth telling.
 const NEAREST_MISSES: usize = 3;
+
+/// Settings of the service that is called; all others are of the one behind the backend.
+const OF_REQUESTS: [&str; 4] = ["defaults.", "hedging.", "sessionPersistence.", "fallback."];
 
 /// Everything that decides about one request.
 #[derive(Debug, Clone, Serialize)]
@@ -46,10 +54,12 @@ pub(crate) struct Explanation {
     pub(crate) rule: Option<MatchedRule>,
     /// Matches that did not hold, the nearest first.
     pub(crate) missed: Vec<MissedRule>,
-    /// Timeouts and retries.
+    /// Timeouts, retries, sessions, hedging, fallback, and the rate limits that count it.
     pub(crate) settings: Vec<Setting>,
     /// Where it may go.
     pub(crate) backends: Vec<Backend>,
+    /// What holds in the whole mesh.
+    pub(crate) mesh: Vec<Setting>,
 }
 
 /// What becomes of a request.
@@ -76,7 +86,7 @@ pub(crate) struct MatchedRule {
     pub(crate) name: String,
     /// The match that holds, in words.
     pub(crate) matched: String,
-    pub(crate) filters: Vec<String>,
+    pub(crate) filters: Vec<FilterOrigin>,
 }
 
 /// A rule that the request does not fall under.
@@ -104,7 +114,9 @@ pub(crate) struct Backend {
     pub(crate) weight: u32,
     /// Of the requests.
     pub(crate) percent: f64,
-    /// How its endpoints are called.
+    /// What is done to the requests that take it, and to their answers.
+    pub(crate) filters: Vec<FilterOrigin>,
+    /// How its endpoints are called, and what its own proxies do.
     pub(crate) settings: Vec<Setting>,
     /// Whether its own proxy lets the request in. Absent: whoever mutual TLS lets in may call, or no caller was named.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +150,7 @@ impl Verdict {
 pub(crate) fn explain(
     compiled: &CompiledService,
     port: u16,
+    caller: &Caller,
     head: &request::Parts,
 ) -> Result<Explanation, Stop> {
     let message: v1::Service = compiled.service.read()?;
@@ -153,6 +166,7 @@ pub(crate) fn explain(
         missed: Vec::new(),
         settings: request_settings(compiled),
         backends: Vec::new(),
+        mesh: compiled.mesh_settings.clone(),
     };
     let Some(place) = service.ports.iter().position(|one| one.port == port) else {
         let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
@@ -167,7 +181,7 @@ pub(crate) fn explain(
             explanation.share_out(&parsed.tcp_backends, origins);
         }
         (Some(_), Some(origins)) if parsed.protocol != Protocol::Tcp => {
-            explanation.route(parsed, raw, origins, head);
+            explanation.route(parsed, raw, origins, caller, head);
         }
         _ => {
             explanation.backends = vec![Backend::of(1, 1, Target::Service { name: service.name, port })];
@@ -182,8 +196,11 @@ pub(crate) fn explain(
 
 /// What holds for requests where no rule says otherwise.
 fn request_settings(compiled: &CompiledService) -> Vec<Setting> {
-    let settings = compiled.settings.iter().filter(|setting| setting.name.starts_with("defaults."));
-    settings.cloned().collect()
+    compiled.settings.iter().filter(|setting| is_of_requests(setting)).cloned().collect()
+}
+
+fn is_of_requests(setting: &Setting) -> bool {
+    OF_REQUESTS.iter().any(|part| setting.name.starts_with(part))
 }
 
 fn protocol(protocol: Protocol) -> &'static str {
@@ -213,17 +230,28 @@ impl Explanation {
         let weighed = || self.backends.iter().filter(|backend| backend.weight > 0);
         let refused = weighed().filter_map(|backend| {
             let admission = backend.admission.as_ref().filter(|admission| !admission.allowed)?;
-            Some(format!("{} by {}", backend.destination.as_deref()?, admission.by))
+            let failure = admission.failure.unwrap_or(Failure::Denied);
+            Some((format!("{} by {}", backend.destination.as_deref()?, admission.by), failure))
         });
-        let refused: Vec<String> = refused.collect();
-        if !self.verdict.forwarded || refused.is_empty() {
+        let refused: Vec<(String, Failure)> = refused.collect();
+        if !self.verdict.forwarded {
             return;
         }
-        let reason = format!("the proxy beside the service refuses it: {}", refused.join(", "));
-        if refused.len() == weighed().count() {
-            self.verdict = Verdict::refused(Failure::Denied, reason);
-        } else {
-            self.verdict.reason = format!("{}; of some, {reason}", self.verdict.reason);
+        let claims = weighed().filter_map(|backend| backend.admission.as_ref());
+        let claims: BTreeSet<String> = claims.flat_map(|one| one.depends_on.iter().cloned()).collect();
+        if let Some((_, failure)) = refused.first() {
+            let by: Vec<&str> = refused.iter().map(|(by, _)| by.as_str()).collect();
+            let reason = format!("the proxy beside the service refuses it: {}", by.join(", "));
+            if refused.len() == weighed().count() {
+                self.verdict = Verdict::refused(*failure, reason);
+            } else {
+                self.verdict.reason = format!("{}; of some, {reason}", self.verdict.reason);
+            }
+        }
+        if let Some(claims) = claims.into_iter().reduce(|all, one| format!("{all}, {one}")) {
+            let known = "decided as without a token; assume one with --claim NAME=VALUE";
+            self.verdict.reason =
+                format!("depends on the token's claim {claims} ({known}): {}", self.verdict.reason);
         }
     }
 
@@ -244,6 +272,7 @@ impl Explanation {
         port: &ServicePort,
         raw: &v1::ServicePort,
         origins: &PortOrigins,
+        caller: &Caller,
         head: &request::Parts,
     ) {
         let Some(routes) = &port.routes else { return };
@@ -277,7 +306,15 @@ impl Explanation {
             filters: origin.filters.clone(),
         });
         self.settings = origin.settings.clone();
+        let sent = usize::try_from(matched.rule)
+            .ok()
+            .and_then(|rule| raw.rules.get(rule))
+            .map(|rule| rule.rate_limits.as_slice());
+        limits::keep_counting(&mut self.settings, sent.unwrap_or_default(), &rule.rate_limits, caller, head);
         self.backends = Backend::of_all(&rule.backends);
+        for (backend, filters) in self.backends.iter_mut().zip(&origin.backends) {
+            backend.filters = filters.clone();
+        }
         self.verdict = verdict(rule, &self.backends);
     }
 }
@@ -333,6 +370,7 @@ impl Backend {
             invalid,
             weight,
             percent: if sum == 0 { 0.0 } else { f64::from(weight) * 100.0 / sum as f64 },
+            filters: Vec::new(),
             settings: Vec::new(),
             admission: None,
             endpoints: Vec::new(),
@@ -351,13 +389,20 @@ impl Backend {
         head: &request::Parts,
     ) -> Result<(), Stop> {
         let Some((_, port)) = &self.target else { return Ok(()) };
-        let own = compiled.settings.iter().filter(|setting| !setting.name.starts_with("defaults."));
+        let own = compiled.settings.iter().filter(|setting| !is_of_requests(setting));
         self.settings = own.cloned().collect();
         let serves = compiled.endpoints.iter().filter(|endpoint| endpoint.ports.contains(port));
         self.endpoints = serves.cloned().collect();
-        let inbound = policy::inbound(&compiled.inbound.read()?)?;
-        let rules = inbound.port(*port).and_then(|own| own.access.as_ref());
-        self.admission = rules.and_then(|rules| access::admission(rules, caller, head));
+        let message: v1::Service = compiled.service.read()?;
+        if message.external.is_some() {
+            return Ok(()); // no proxy stands beside it
+        }
+        let raw: v1::Inbound = compiled.inbound.read()?;
+        let inbound = policy::inbound(&raw)?;
+        let raw = raw.ports.iter().find(|own| own.port == u32::from(*port));
+        let Some((raw, own)) = raw.zip(inbound.port(*port)) else { return Ok(()) };
+        limits::keep_counting(&mut self.settings, &raw.rate_limits, &own.rate_limits, caller, head);
+        self.admission = access::admission(raw, caller, head)?;
         Ok(())
     }
 }

@@ -29,6 +29,9 @@ pub(crate) enum Unresolved {
     /// The port does not speak HTTP.
     #[error("UnsupportedProtocol: port {1} of service {0} is opaque TCP")]
     Protocol(ServiceName, u16),
+    /// The port does not speak HTTP/2, which calls need.
+    #[error("UnsupportedProtocol: port {1} of service {0} speaks HTTP/1 by its appProtocol, and no gRPC")]
+    Calls(ServiceName, u16),
     /// An extension of a kind that is not known here.
     #[error("InvalidKind: {0} extends no rule here")]
     ExtensionKind(String),
@@ -44,7 +47,7 @@ impl Unresolved {
             Self::Kind(_) | Self::ExtensionKind(_) => "InvalidKind",
             Self::Missing(_) | Self::Port(..) => "BackendNotFound",
             Self::NotPermitted(..) => "RefNotPermitted",
-            Self::Protocol(..) => "UnsupportedProtocol",
+            Self::Protocol(..) | Self::Calls(..) => "UnsupportedProtocol",
             Self::Extension(_) => "ExtensionNotFound",
         }
     }
@@ -118,6 +121,9 @@ fn find_port(
     let found = found.ok_or_else(|| Unresolved::Port(name.clone(), asked))?;
     if found.protocol == Protocol::Tcp && kind != RouteKind::Tcp {
         return Err(Unresolved::Protocol(name.clone(), found.number));
+    }
+    if found.only_http1 && kind == RouteKind::Grpc {
+        return Err(Unresolved::Calls(name.clone(), found.number));
     }
     Ok(v1::BackendService { name: Some(name.into()), port: found.number.into() })
 }

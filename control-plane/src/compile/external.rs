@@ -52,25 +52,30 @@ fn target(document: &Service, port: &Port) -> u16 {
     }
 }
 
-/// Of several policies one that names the port holds, then the oldest, then the first by name (GEP-1897).
 fn tls(model: &Model, service: &ServiceName, port: &Port) -> Option<v1::OriginatedTls> {
+    let validation = &tls_policy(model, service, &port.name)?.spec.validation;
+    let names = validation.subject_alt_names.iter().flatten().filter_map(|name| name.hostname.clone());
+    Some(v1::OriginatedTls { hostname: validation.hostname.clone(), subject_alt_names: names.collect() })
+}
+
+/// The policy for TLS towards a port of this name. Of several one that names the port holds, then the oldest, then the
+/// first by name (GEP-1897).
+pub(crate) fn tls_policy<'a>(
+    model: &'a Model,
+    service: &ServiceName,
+    port: &str,
+) -> Option<&'a BackendTlsPolicy> {
     let concerned = model.tls_policies(service).filter_map(|(key, policy)| {
         let named = names(policy, service, port)?;
         let created = policy.metadata.creation_timestamp.as_ref().map(|time| time.0);
         Some(((!named, created.is_none(), created, key), policy))
     });
-    let (_, policy) = concerned.min_by(|(a, _), (b, _)| a.cmp(b))?;
-    let validation = &policy.spec.validation;
-    let names = validation.subject_alt_names.iter().flatten().filter_map(|name| name.hostname.clone());
-    Some(v1::OriginatedTls { hostname: validation.hostname.clone(), subject_alt_names: names.collect() })
+    concerned.min_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, policy)| policy)
 }
 
 /// Whether the policy is for the port, and if so, whether it names it.
-fn names(policy: &BackendTlsPolicy, service: &ServiceName, port: &Port) -> Option<bool> {
+fn names(policy: &BackendTlsPolicy, service: &ServiceName, port: &str) -> Option<bool> {
     let targets = policy.spec.target_refs.iter().filter(|target| target.name == service.name());
     let sections = targets.map(|target| target.section_name.as_deref());
-    sections
-        .filter(|section| section.is_none_or(|name| name == port.name))
-        .map(|section| section.is_some())
-        .max()
+    sections.filter(|section| section.is_none_or(|name| name == port)).map(|section| section.is_some()).max()
 }

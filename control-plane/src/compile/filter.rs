@@ -70,6 +70,8 @@ pub(super) struct Filters<'a> {
     pub(super) rate_limits: Vec<&'a RateLimitPolicy>,
     /// In the order in which they are written.
     pub(super) messages: Vec<v1::Filter>,
+    /// Of each of these, its place among those that are written: some say nothing to requests one by one.
+    pub(super) places: Vec<usize>,
     /// The policy that holds for the rule.
     pub(super) policy: Option<(&'a (String, String), &'a ServicePolicySpec)>,
     /// Services that get copies of requests.
@@ -114,8 +116,8 @@ macro_rules! modifier {
 /// The filters of a rule.
 pub(super) fn of_rule<'a>(place: Place<'a>, filters: &[HttpRouteRulesFilters]) -> Filters<'a> {
     let mut compiled = Filters::default();
-    for filter in filters {
-        compiled.add(place, filter);
+    for (index, filter) in filters.iter().enumerate() {
+        compiled.add(place, index, filter);
     }
     compiled
 }
@@ -124,11 +126,11 @@ pub(super) fn of_rule<'a>(place: Place<'a>, filters: &[HttpRouteRulesFilters]) -
 pub(super) fn of_backend<'a>(place: Place<'a>, filters: &[HttpRouteRulesBackendRefsFilters]) -> Filters<'a> {
     let place = Place { scope: Scope::Backend, ..place };
     let mut compiled = Filters::default();
-    for filter in filters {
+    for (index, filter) in filters.iter().enumerate() {
         let twin = serde_json::to_value(filter).and_then(serde_json::from_value::<HttpRouteRulesFilters>);
         match twin {
-            Ok(twin) => compiled.add(place, &twin),
-            Err(_) => compiled.push(Kind::Unresolved(unsupported(&filter.r#type))),
+            Ok(twin) => compiled.add(place, index, &twin),
+            Err(_) => compiled.push(index, Kind::Unresolved(unsupported(&filter.r#type))),
         }
     }
     compiled
@@ -147,17 +149,18 @@ pub(super) fn only_prefix(rule: &HttpRouteRules) -> Option<&str> {
 }
 
 impl<'a> Filters<'a> {
-    fn push(&mut self, kind: Kind) {
+    fn push(&mut self, index: usize, kind: Kind) {
+        self.places.push(index);
         self.messages.push(v1::Filter { kind: Some(kind) });
     }
 
-    fn add(&mut self, place: Place<'a>, filter: &HttpRouteRulesFilters) {
+    fn add(&mut self, place: Place<'a>, index: usize, filter: &HttpRouteRulesFilters) {
         match self.compile(place, filter) {
-            Ok(Some(kind)) => self.push(kind),
+            Ok(Some(kind)) => self.push(index, kind),
             Ok(None) => {}
-            Err(Problem::Says(problem)) => self.push(Kind::Unresolved(problem)),
+            Err(Problem::Says(problem)) => self.push(index, Kind::Unresolved(problem)),
             Err(Problem::Refers(problem)) => {
-                self.push(Kind::Unresolved(problem.to_string()));
+                self.push(index, Kind::Unresolved(problem.to_string()));
                 self.unresolved.push(problem);
             }
         }

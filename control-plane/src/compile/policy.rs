@@ -9,13 +9,13 @@ use outrigger_api::{ServiceName, v1};
 
 use super::precedence::Age;
 use super::timing::{Timing, proto};
-use super::traffic_policy::{RetryBudget, budget_policy_of};
+use super::traffic_policy::{RetryBudget, budget_policy_of, traffic_policy_of};
 use super::{balancing, session};
 use crate::model::Model;
 use crate::resources::xbackendtrafficpolicies::XBackendTrafficPolicyRetryConstraint;
 use crate::resources::{
     CircuitBreaker, FallbackReason, Hedging, Http2, Period, RequestDefaults, ServicePolicy,
-    ServicePolicySpec, SuccessRate, TcpKeepalive,
+    ServicePolicySpec, SuccessRate, TcpKeepalive, XBackendTrafficPolicy,
 };
 
 /// The `content-type` of a fallback's body.
@@ -28,7 +28,9 @@ pub(super) struct Effective<'a> {
     /// Its namespace and name.
     key: Option<&'a (String, String)>,
     mesh: Option<&'a RequestDefaults>,
-    /// What the Gateway API's own policy says of retries.
+    /// The Gateway API's own policy.
+    traffic: Option<&'a XBackendTrafficPolicy>,
+    /// What that says of retries, where it holds.
     constraint: Option<&'a XBackendTrafficPolicyRetryConstraint>,
     /// Where no rule says otherwise.
     timing: Timing,
@@ -41,7 +43,8 @@ impl<'a> Effective<'a> {
         let constraint = constraint.and_then(|policy| policy.spec.retry_constraint.as_ref());
         let mesh = model.documents().mesh_config.as_ref().and_then(|mesh| mesh.spec.defaults.as_ref());
         let own = policy.and_then(|policy| policy.spec.defaults.as_ref());
-        Self { policy, key, mesh, constraint, timing: Timing::defaults([own, mesh]) }
+        let traffic = traffic_policy_of(model, service);
+        Self { policy, key, mesh, traffic, constraint, timing: Timing::defaults([own, mesh]) }
     }
 
     /// What holds for a rule that does not say otherwise itself, and may refer to a policy of its own.
@@ -106,7 +109,8 @@ impl<'a> Effective<'a> {
 
     /// Sessions of the rules that have none of their own, and of a service without routes.
     pub(super) fn session(&self) -> Option<v1::Session> {
-        self.policy.and_then(session::of_policy)
+        let ours = self.policy.and_then(session::of_policy);
+        ours.or_else(|| self.traffic.and_then(session::of_traffic_policy))
     }
 }
 
@@ -123,6 +127,11 @@ pub(super) fn sets_retry_budget<'a>(model: &'a Model, service: &ServiceName) -> 
     let ((_, name), _) =
         policy_of(model, service).filter(|(_, policy)| policy.spec.retry_budget.is_some())?;
     Some(name)
+}
+
+/// Whether a ServicePolicy says how the service's clients stay where they are.
+pub(super) fn sets_session(model: &Model, service: &ServiceName) -> bool {
+    policy_of(model, service).is_some_and(|(_, policy)| policy.spec.session_persistence.is_some())
 }
 
 /// What the policy has callers told where nobody can answer them.

@@ -25,6 +25,8 @@ pub(crate) struct Port {
     /// Empty where it has none.
     pub(crate) name: String,
     pub(crate) protocol: Protocol,
+    /// Its `appProtocol` says HTTP/1: no calls can be sent there. A port that is only named so says nothing for sure.
+    pub(crate) only_http1: bool,
 }
 
 /// One service, as far as routing is concerned.
@@ -56,7 +58,9 @@ impl Facts {
                 // What the document says wins over how the workload registered.
                 Some(port) if port.protocol == Protocol::Unspecified => port.protocol = protocol,
                 Some(_) => {}
-                None => ports.push(Port { number: *number, name: String::new(), protocol }),
+                None => {
+                    ports.push(Port { number: *number, name: String::new(), protocol, only_http1: false })
+                }
             }
         }
         for port in ports.iter_mut().filter(|port| port.protocol == Protocol::Unspecified) {
@@ -94,7 +98,10 @@ fn declared_ports(service: &Service) -> Vec<Port> {
         let Ok(number) = u16::try_from(port.port) else { continue };
         let protocol = if is_opaque(number) { Protocol::Tcp } else { declared_protocol(port) };
         if ports.iter().all(|other| other.number != number) {
-            ports.push(Port { number, name: port.name.clone().unwrap_or_default(), protocol });
+            let name = port.name.clone().unwrap_or_default();
+            let said = port.app_protocol.as_deref().and_then(self::protocol);
+            let only_http1 = protocol == Protocol::Http1 && said == Some(Protocol::Http1);
+            ports.push(Port { number, name, protocol, only_http1 });
         }
     }
     ports

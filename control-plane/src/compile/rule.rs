@@ -11,7 +11,8 @@ use super::filter::{self, Place, Scope};
 use super::policy::{self, Effective};
 use super::precedence::Rank;
 use super::timing::proto;
-use super::{Attached, World, session};
+use super::{Attached, World, session, traffic_policy};
+use crate::model::Route;
 use crate::resources::httproutes::{
     HttpRouteRules, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType,
     HttpRouteRulesMatchesQueryParamsType,
@@ -34,6 +35,29 @@ pub(super) struct CompiledRoute {
     pub(super) unresolved: Vec<Unresolved>,
     /// Rules and matches that cannot be honoured, and why.
     pub(super) dropped: Vec<String>,
+    /// As many as there are rules.
+    filter_places: Vec<FilterPlaces>,
+}
+
+/// Where the filters of one compiled rule are written: for each its place in the list of the rule, or of a backend.
+#[derive(Debug, Default)]
+pub(crate) struct FilterPlaces {
+    pub(crate) of_rule: Vec<usize>,
+    /// In the order of the backends.
+    pub(crate) of_backends: Vec<Vec<usize>>,
+}
+
+/// Where the filters of a route's rules are written, whoever its parent is.
+pub(crate) fn filter_places(world: World<'_>, route: &Route, service: &ServiceName) -> Vec<FilterPlaces> {
+    let attached = Attached {
+        namespace: route.namespace(),
+        name: route.name(),
+        kind: route.kind,
+        route: &route.http,
+        form: route,
+        parents: Vec::new(),
+    };
+    rules_of(world, &attached, &Effective::of(world.model, service)).filter_places
 }
 
 /// Compiles the rules of an attached route. `policy` is the parent's.
@@ -85,10 +109,14 @@ impl CompiledRoute {
         let failing = filters.messages.iter().filter_map(filter::problem);
         self.dropped.extend(failing.map(|problem| format!("rule {name}: {problem}; its requests fail")));
         let mut backends = Vec::new();
+        let mut session_of_backend = None;
+        let mut filter_places = FilterPlaces { of_rule: filters.places, of_backends: Vec::new() };
         for reference in rule.backend_refs.iter().flatten() {
             let resolved = backend::resolve(place, reference);
             if resolved.problem.is_none() {
                 self.backends.extend(resolved.service.clone());
+                session_of_backend = session_of_backend
+                    .or_else(|| traffic_policy::session_of_backend(world.model, resolved.service.as_ref()?));
             }
             self.dependencies.extend(resolved.service);
             self.unresolved.extend(resolved.problem);
@@ -99,14 +127,16 @@ impl CompiledRoute {
             self.dropped.extend(
                 failing.map(|problem| format!("rule {name}, a backend: {problem}; its requests fail")),
             );
+            filter_places.of_backends.push(resolved.filters.places);
             backends.push(resolved.message);
         }
         let rate_limits =
             super::rate_limit::of_rule(&filters.rate_limits, &format!("{}/{name}", attached.id()));
+        self.filter_places.push(filter_places);
         self.rules.push(v1::Rule {
             session: match &rule.session_persistence {
                 Some(written) => Some(session::of_rule(written, &attached.route.metadata, &name)),
-                None => policy.session(),
+                None => policy.session().or(session_of_backend),
             },
             route: attached.id(),
             name,

@@ -1,5 +1,6 @@
-//! How the requests of one client stay with one endpoint: a rule's own `sessionPersistence`, else that of the service's
-//! policy.
+//! How the requests of one client stay with one endpoint: a rule's own `sessionPersistence`, else that of the policy of
+//! the service that is called (ours before the Gateway API's), else that of the first of the rule's backends that the
+//! Gateway API's policy gives one.
 //!
 //! The key that tokens are sealed with follows from the document's uid, which the store draws at random when the
 //! document is made: so every proxy has the same one, and it needs no store of its own. A document that is deleted and
@@ -16,7 +17,9 @@ use crate::resources::httproutes::{
     HttpRouteRulesSessionPersistence, HttpRouteRulesSessionPersistenceCookieConfigLifetimeType,
     HttpRouteRulesSessionPersistenceType,
 };
-use crate::resources::{CookieLifetime, Period, ServicePolicy, SessionPersistence, SessionType};
+use crate::resources::{
+    CookieLifetime, Period, ServicePolicy, SessionPersistence, SessionType, XBackendTrafficPolicy, as_http,
+};
 
 /// What either kind of document says.
 struct Terms<'a> {
@@ -58,6 +61,12 @@ pub(super) fn of_policy(policy: &ServicePolicy) -> Option<v1::Session> {
         idle: session.idle_timeout.map(Period::duration),
     };
     Some(terms.session(&policy.metadata, ""))
+}
+
+/// Of the Gateway API's policy for a service, in the words of a rule: one session for all of the rules that it holds for.
+pub(super) fn of_traffic_policy(policy: &XBackendTrafficPolicy) -> Option<v1::Session> {
+    let session: HttpRouteRulesSessionPersistence = as_http::same(policy.spec.session_persistence.as_ref()?)?;
+    Some(of_rule(&session, &policy.metadata, ""))
 }
 
 impl Terms<'_> {

@@ -1,14 +1,16 @@
-//! `XBackendTrafficPolicy`: the Gateway API's words for a service's retry budget (GEP-3388).
+//! `XBackendTrafficPolicy`: the Gateway API's words for a service's retry budget (GEP-3388) and for its sessions
+//! (GEP-1619).
 //!
-//! Of several that name a service the oldest holds, and a ServicePolicy that sets `retryBudget` goes before all of them:
-//! it is the more particular one, and says so of its own free will.
+//! Of several that name a service the oldest holds, and a ServicePolicy that sets `retryBudget` or `sessionPersistence`
+//! goes before all of them in that: it is the more particular one, and says so of its own free will.
 
 use std::time::Duration;
 
-use outrigger_api::ServiceName;
+use outrigger_api::{ServiceName, v1};
 
+use super::policy::{policy_of, sets_retry_budget, sets_session};
 use super::precedence::Age;
-use super::{Facts, World};
+use super::{Facts, World, session};
 use crate::model::{Model, is_service};
 use crate::resources::xbackendtrafficpolicies::XBackendTrafficPolicyRetryConstraint;
 use crate::resources::{Period, XBackendTrafficPolicy};
@@ -30,11 +32,20 @@ pub(crate) fn budget_policy_of<'a>(
     model: &'a Model,
     service: &ServiceName,
 ) -> Option<&'a XBackendTrafficPolicy> {
-    let is_ours = super::policy::sets_retry_budget(model, service).is_some();
-    oldest(model, service).filter(|policy| !is_ours && policy.spec.retry_constraint.is_some())
+    let is_ours = sets_retry_budget(model, service).is_some();
+    traffic_policy_of(model, service).filter(|policy| !is_ours && policy.spec.retry_constraint.is_some())
 }
 
-fn oldest<'a>(model: &'a Model, service: &ServiceName) -> Option<&'a XBackendTrafficPolicy> {
+/// The session of the rules that lead to the service and have none, neither of their own nor of their parent's.
+pub(super) fn session_of_backend(model: &Model, service: &ServiceName) -> Option<v1::Session> {
+    traffic_policy_of(model, service).and_then(session::of_traffic_policy)
+}
+
+/// The policy that holds for a service: of several the oldest.
+pub(crate) fn traffic_policy_of<'a>(
+    model: &'a Model,
+    service: &ServiceName,
+) -> Option<&'a XBackendTrafficPolicy> {
     let all = model.traffic_policies(service);
     all.min_by_key(|(key, policy)| (Age::of(&policy.metadata), *key)).map(|(_, policy)| policy)
 }
@@ -97,19 +108,30 @@ fn accepted(
     if Facts::of(world, service).is_none() {
         return (false, "TargetNotFound", format!("service {service} does not exist"));
     }
-    let holds = oldest(world.model, service);
+    let holds = traffic_policy_of(world.model, service);
     if let Some(other) = holds.filter(|other| !std::ptr::eq(*other, policy)) {
         let name = other.metadata.name.as_deref().unwrap_or_default();
         return (false, "Conflicted", format!("{name} is older and names service {service} as well"));
     }
-    if let Some(name) = super::policy::sets_retry_budget(world.model, service) {
-        return (
-            false,
-            "Conflicted",
-            format!("ServicePolicy {name} sets the retry budget of service {service}"),
-        );
+    let Some((_, name)) = policy_of(world.model, service).map(|(key, _)| key) else {
+        return (true, "Accepted", String::new());
+    };
+    let (budget, session) = (&policy.spec.retry_constraint, &policy.spec.session_persistence);
+    let ours = |set: bool, what: &str| {
+        set.then(|| format!("ServicePolicy {name} sets the {what} of service {service}"))
+    };
+    let lost: Vec<String> = [
+        ours(budget.is_some() && sets_retry_budget(world.model, service).is_some(), "retry budget"),
+        ours(session.is_some() && sets_session(world.model, service), "sessions"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let wanted = usize::from(budget.is_some()) + usize::from(session.is_some());
+    match lost.len() {
+        0 => (true, "Accepted", String::new()),
+        // The rest of it holds.
+        some if some < wanted => (true, "Accepted", lost.join("; ")),
+        _ => (false, "Conflicted", lost.join("; ")),
     }
-    let ignored =
-        policy.spec.session_persistence.as_ref().map(|_| "sessionPersistence is not supported here");
-    (true, "Accepted", ignored.unwrap_or_default().to_owned())
 }

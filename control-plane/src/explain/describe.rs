@@ -97,7 +97,7 @@ fn fault(fault: &v1::Fault) -> String {
     let delay = fault.delay.as_ref().map(|delay| format!("delays {}", percent(delay.per_million)));
     let abort = fault.abort.as_ref().map(|abort| format!("fails {}", percent(abort.per_million)));
     let parts: Vec<String> = delay.into_iter().chain(abort).collect();
-    format!("fault {}: {} of requests", fault.policy, parts.join(" and "))
+    format!("FaultInjection {}: {} of requests", fault.policy, parts.join(" and "))
 }
 
 fn headers(modifier: &v1::HeaderModifier) -> String {

@@ -1,11 +1,12 @@
 //! The documents that may say something about a service or a rule, the one that decides first.
 
 use outrigger_api::ServiceName;
+use outrigger_api::v1::{self, backend::Target};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::Source;
-use crate::compile::{budget_policy_of, mode_policy, policy_of};
+use crate::compile::{mode_policy, policy_of, traffic_policy_of};
 use crate::model::Model;
 use crate::resources::{Documents, Kind, ResourceKey};
 
@@ -25,6 +26,8 @@ pub(super) struct Layer {
 pub(super) enum Level {
     /// One rule of a route.
     Rule,
+    /// The ServicePolicy that a rule refers to.
+    Extension,
     /// A ServicePolicy.
     Policy,
     /// An XBackendTrafficPolicy.
@@ -58,12 +61,7 @@ impl Layers {
             let key = key(Kind::ServicePolicy, namespace, name);
             layers.extend(Layer::new(Level::Policy, &key, "spec", &policy.spec));
         }
-        if let Some(policy) = budget_policy_of(model, service) {
-            let name = |text: &Option<String>| text.clone().unwrap_or_default();
-            let (namespace, name) = (name(&policy.metadata.namespace), name(&policy.metadata.name));
-            let key = key(Kind::BackendTrafficPolicy, &namespace, &name);
-            layers.extend(Layer::new(Level::Traffic, &key, "spec", &policy.spec));
-        }
+        layers.extend(traffic_policy(model, service));
         if let Some(policy) = mode_policy(model, service.namespace()) {
             let name = policy.metadata.name.as_deref().unwrap_or_default();
             let key = key(Kind::AccessPolicy, service.namespace(), name);
@@ -76,9 +74,16 @@ impl Layers {
         Self(layers)
     }
 
-    /// The same with others asked before.
-    pub(super) fn under(&self, first: Vec<Layer>) -> Self {
-        Self(first.into_iter().chain(self.0.iter().cloned()).collect())
+    /// What holds for a rule of a route with this index there: what the rule says itself and by the policy that it
+    /// refers to, then what holds for the service, then the policies of its backends.
+    pub(super) fn of_rule(&self, model: &Model, rule: &v1::Rule, index: usize) -> Self {
+        let first = rule_layers(model.documents(), &rule.route, index);
+        let backends = rule.backends.iter().filter_map(|backend| match &backend.target {
+            Some(Target::Service(to)) => ServiceName::try_from(to.name.clone()?).ok(),
+            Some(Target::Invalid(_)) | None => None,
+        });
+        let last = backends.filter_map(|service| traffic_policy(model, &service));
+        Self(first.into_iter().chain(self.0.iter().cloned()).chain(last).collect())
     }
 
     /// Who says what is written at one of `places`. `None`: nobody.
@@ -123,11 +128,26 @@ pub(super) fn route_key(documents: &Documents, route: &str) -> ResourceKey {
     key(kind, namespace, name)
 }
 
-/// What the rule with this index of the route says itself.
-pub(super) fn of_rule(documents: &Documents, route: &str, index: usize) -> Vec<Layer> {
-    let key = route_key(documents, route);
-    let value = documents.resource(&key).map(|route| route.to_value()).unwrap_or_default();
-    let layer =
-        Layer::new(Level::Rule, &key, &format!("spec.rules[{index}]"), &value["spec"]["rules"][index]);
-    layer.into_iter().collect()
+/// What the rule with this index of the route says itself, and the policy that it refers to.
+fn rule_layers(documents: &Documents, route: &str, index: usize) -> Vec<Layer> {
+    let own = route_key(documents, route);
+    let value = documents.resource(&own).map(|route| route.to_value()).unwrap_or_default();
+    let rule = &value["spec"]["rules"][index];
+    let layer = Layer::new(Level::Rule, &own, &format!("spec.rules[{index}]"), rule);
+    let extension = rule["filters"].as_array().into_iter().flatten().find_map(|filter| {
+        let to = &filter["extensionRef"];
+        let kind = Kind::extending(to["group"].as_str()?, to["kind"].as_str()?)?;
+        let key = key(kind, &own.namespace, to["name"].as_str()?);
+        let policy = documents.resource(&key).filter(|_| kind == Kind::ServicePolicy)?;
+        Layer::new(Level::Extension, &key, "spec", &policy.to_value()["spec"])
+    });
+    layer.into_iter().chain(extension).collect()
+}
+
+/// What the Gateway API's own policy says of a service.
+fn traffic_policy(model: &Model, service: &ServiceName) -> Option<Layer> {
+    let policy = traffic_policy_of(model, service)?;
+    let name = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (namespace, name) = (name(&policy.metadata.namespace), name(&policy.metadata.name));
+    Layer::new(Level::Traffic, &key(Kind::BackendTrafficPolicy, &namespace, &name), "spec", &policy.spec)
 }

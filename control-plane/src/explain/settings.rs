@@ -47,7 +47,7 @@ fn policy<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
 
 /// A part of `retryBudget`, which an XBackendTrafficPolicy has at another place.
 fn budget<M>(name: &'static str, theirs: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
-    policy(name, value).or_in(Level::Traffic, theirs)
+    policy(name, value).or_in(Level::Traffic, theirs).whole(Level::Policy, "retryBudget")
 }
 
 /// A setting of an XBackendTrafficPolicy alone, as it writes it.
@@ -60,14 +60,16 @@ fn mesh<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
     Line { name, places: Vec::new(), value }.or_in(Level::Mesh, name)
 }
 
-/// A setting of a ServicePolicy, else of the MeshConfig, at the same place in both.
+/// A setting of a ServicePolicy (the one that a rule refers to before the service's), else of the MeshConfig, at the
+/// same place in all of them.
 fn default<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
-    policy(name, value).or_in(Level::Mesh, name)
+    policy(name, value).or_in(Level::Extension, name).or_in(Level::Mesh, name)
 }
 
 /// A part of `defaults.retry`, which is taken whole from the first document that has it.
 fn retry<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
-    default(name, value).whole(Level::Policy, "defaults.retry").whole(Level::Mesh, "defaults.retry")
+    let levels = [Level::Extension, Level::Policy, Level::Mesh];
+    levels.into_iter().fold(default(name, value), |line, level| line.whole(level, "defaults.retry"))
 }
 
 /// How the endpoints of a service are called.
@@ -143,39 +145,6 @@ pub(super) fn policy_lines() -> Vec<Line<v1::BackendPolicy>> {
         budget("retryBudget.minPerSecond", "retryConstraint.minRetryRate.count", |it| {
             Some(it.retry_budget_per_second.to_string())
         }),
-        policy("fallback.status", |it| Some(it.fallback.as_ref()?.status.to_string())),
-        policy("fallback.contentType", |it| field(it.fallback.as_ref()?, "content-type")),
-        policy("fallback.body", |it| Some(format!("{} bytes", it.fallback.as_ref()?.body.len()))),
-        policy("fallback.headers", |it| {
-            let headers = it.fallback.as_ref()?.headers.iter();
-            let names = headers.map(|header| header.name.as_str()).filter(|name| *name != "content-type");
-            let names: Vec<&str> = names.collect();
-            Some(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
-        }),
-        policy("fallback.on", |it| {
-            let fallback = it.fallback.as_ref()?;
-            let reasons =
-                [(fallback.on_no_endpoints, "NoEndpoints"), (fallback.on_breaker_open, "BreakerOpen")];
-            let names: Vec<&str> = reasons.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
-            Some(names.join(", "))
-        }),
-        default("defaults.timeouts.request", |it| duration(it.request_timeout.as_ref())),
-        default("defaults.timeouts.backendRequest", |it| duration(it.attempt_timeout.as_ref())),
-        retry("defaults.retry.attempts", |it| attempts(it.retry.as_ref())),
-        retry("defaults.retry.backoff", |it| duration(it.retry.as_ref()?.backoff.as_ref())),
-        retry("defaults.retry.codes", |it| list(&it.retry.as_ref()?.status_codes)),
-        retry("defaults.retry.grpcCodes", |it| list(&it.retry.as_ref()?.grpc_codes)),
-        retry("defaults.retry.nonIdempotent", |it| Some(it.retry.as_ref()?.non_idempotent.to_string())),
-        policy("hedging.delay", |it| delay(it.hedging.as_ref())),
-        policy("hedging.percentile", |it| percentile(it.hedging.as_ref())),
-        policy("hedging.maxExtra", |it| Some(it.hedging.as_ref()?.max_extra.to_string())),
-        policy("sessionPersistence.type", |it| session_type(it.session.as_ref())),
-        policy("sessionPersistence.sessionName", |it| session_name(it.session.as_ref())),
-        policy("sessionPersistence.absoluteTimeout", |it| {
-            duration(it.session.as_ref()?.absolute_timeout.as_ref())
-        }),
-        policy("sessionPersistence.idleTimeout", |it| duration(it.session.as_ref()?.idle_timeout.as_ref())),
-        policy("sessionPersistence.cookieConfig.lifetimeType", |it| lifetime(it.session.as_ref())),
     ]
 }
 
@@ -207,41 +176,98 @@ fn traffic_lines() -> Vec<Line<v1::BackendPolicy>> {
     ]
 }
 
-/// What a rule may say for itself. An HTTPRoute has no field for the last two, which stay those of the policy.
-fn rule_lines() -> Vec<Line<v1::Rule>> {
-    let of = |line: Line<v1::Rule>, path| line.or_in(Level::Rule, path);
-    let part = |line: Line<v1::Rule>, path| of(line, path).whole(Level::Rule, "retry");
+/// A rule, or a service where no rule says otherwise: what becomes of its requests.
+pub(super) trait Says {
+    fn timeouts(&self) -> [Option<&prost_types::Duration>; 2];
+    fn retry(&self) -> Option<&v1::Retry>;
+    fn hedging(&self) -> Option<&v1::Hedging>;
+    fn session(&self) -> Option<&v1::Session>;
+    fn fallback(&self) -> Option<&v1::Fallback>;
+}
+
+macro_rules! says {
+    ($message:ty) => {
+        impl Says for $message {
+            fn timeouts(&self) -> [Option<&prost_types::Duration>; 2] {
+                [self.request_timeout.as_ref(), self.attempt_timeout.as_ref()]
+            }
+            fn retry(&self) -> Option<&v1::Retry> {
+                self.retry.as_ref()
+            }
+            fn hedging(&self) -> Option<&v1::Hedging> {
+                self.hedging.as_ref()
+            }
+            fn session(&self) -> Option<&v1::Session> {
+                self.session.as_ref()
+            }
+            fn fallback(&self) -> Option<&v1::Fallback> {
+                self.fallback.as_ref()
+            }
+        }
+    };
+}
+
+says!(v1::BackendPolicy);
+says!(v1::Rule);
+
+/// What holds for requests. An HTTPRoute has no field for the last two of `defaults.retry`, which stay those of the
+/// policy.
+pub(super) fn request_lines<M: Says>() -> Vec<Line<M>> {
+    let of = |line: Line<M>, path| line.or_in(Level::Rule, path);
+    let part = |line: Line<M>, path| of(line, path).whole(Level::Rule, "retry");
     vec![
+        of(default("defaults.timeouts.request", |it: &M| duration(it.timeouts()[0])), "timeouts.request"),
         of(
-            default("defaults.timeouts.request", |it| duration(it.request_timeout.as_ref())),
-            "timeouts.request",
-        ),
-        of(
-            default("defaults.timeouts.backendRequest", |it| duration(it.attempt_timeout.as_ref())),
+            default("defaults.timeouts.backendRequest", |it: &M| duration(it.timeouts()[1])),
             "timeouts.backendRequest",
         ),
-        part(retry("defaults.retry.attempts", |it| attempts(it.retry.as_ref())), "retry.attempts"),
+        part(retry("defaults.retry.attempts", |it: &M| attempts(it.retry())), "retry.attempts"),
         part(
-            retry("defaults.retry.backoff", |it| duration(it.retry.as_ref()?.backoff.as_ref())),
+            retry("defaults.retry.backoff", |it: &M| duration(it.retry()?.backoff.as_ref())),
             "retry.backoff",
         ),
-        part(retry("defaults.retry.codes", |it| list(&it.retry.as_ref()?.status_codes)), "retry.codes"),
-        retry("defaults.retry.grpcCodes", |it| list(&it.retry.as_ref()?.grpc_codes)),
-        retry("defaults.retry.nonIdempotent", |it| Some(it.retry.as_ref()?.non_idempotent.to_string())),
-        session("sessionPersistence.type", |it| session_type(it.session.as_ref())),
-        session("sessionPersistence.sessionName", |it| session_name(it.session.as_ref())),
-        session("sessionPersistence.absoluteTimeout", |it| {
-            duration(it.session.as_ref()?.absolute_timeout.as_ref())
+        part(retry("defaults.retry.codes", |it: &M| list(&it.retry()?.status_codes)), "retry.codes"),
+        retry("defaults.retry.grpcCodes", |it: &M| list(&it.retry()?.grpc_codes)),
+        retry("defaults.retry.nonIdempotent", |it: &M| Some(it.retry()?.non_idempotent.to_string())),
+        extended("hedging", "hedging.delay", |it: &M| delay(it.hedging())),
+        extended("hedging", "hedging.percentile", |it: &M| percentile(it.hedging())),
+        extended("hedging", "hedging.maxExtra", |it: &M| Some(it.hedging()?.max_extra.to_string())),
+        session("sessionPersistence.type", |it: &M| session_type(it.session())),
+        session("sessionPersistence.sessionName", |it: &M| session_name(it.session())),
+        session("sessionPersistence.absoluteTimeout", |it: &M| {
+            duration(it.session()?.absolute_timeout.as_ref())
         }),
-        session("sessionPersistence.idleTimeout", |it| duration(it.session.as_ref()?.idle_timeout.as_ref())),
-        session("sessionPersistence.cookieConfig.lifetimeType", |it| lifetime(it.session.as_ref())),
+        session("sessionPersistence.idleTimeout", |it: &M| duration(it.session()?.idle_timeout.as_ref())),
+        session("sessionPersistence.cookieConfig.lifetimeType", |it: &M| lifetime(it.session())),
+        extended("fallback", "fallback.status", |it: &M| Some(it.fallback()?.status.to_string())),
+        extended("fallback", "fallback.contentType", |it: &M| field(it.fallback()?, "content-type")),
+        extended("fallback", "fallback.body", |it: &M| Some(format!("{} bytes", it.fallback()?.body.len()))),
+        extended("fallback", "fallback.headers", |it: &M| {
+            let headers = it.fallback()?.headers.iter();
+            let names = headers.map(|header| header.name.as_str()).filter(|name| *name != "content-type");
+            let names: Vec<&str> = names.collect();
+            Some(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+        }),
+        extended("fallback", "fallback.on", |it: &M| {
+            let fallback = it.fallback()?;
+            let reasons =
+                [(fallback.on_no_endpoints, "NoEndpoints"), (fallback.on_breaker_open, "BreakerOpen")];
+            let names: Vec<&str> = reasons.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+            Some(names.join(", "))
+        }),
     ]
 }
 
-/// A part of a rule's own `sessionPersistence`, else of the policy's, either of which is taken whole.
-fn session(name: &'static str, value: fn(&v1::Rule) -> Option<String>) -> Line<v1::Rule> {
-    let line = policy(name, value).or_in(Level::Rule, name);
-    line.whole(Level::Policy, "sessionPersistence").whole(Level::Rule, "sessionPersistence")
+/// A field of a part that the policy which a rule refers to has in place of the service's, whole.
+fn extended<M>(part: &'static str, name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
+    policy(name, value).or_in(Level::Extension, name).whole(Level::Extension, part)
+}
+
+/// A field of a `sessionPersistence`: the rule's own, else the policy's, else the Gateway API's, each taken whole.
+fn session<M>(name: &'static str, value: fn(&M) -> Option<String>) -> Line<M> {
+    let part = "sessionPersistence";
+    let line = policy(name, value).or_in(Level::Traffic, name).or_in(Level::Rule, name);
+    line.whole(Level::Policy, part).whole(Level::Traffic, part).whole(Level::Rule, part)
 }
 
 /// What holds in the whole mesh. Its `defaults` are among those of every service.
@@ -280,7 +306,7 @@ pub(super) fn documents_lines() -> Vec<Line<Documents>> {
 
 /// The settings of a service.
 pub(super) fn of_policy(message: &v1::BackendPolicy, layers: &Layers) -> Vec<Setting> {
-    let lines = policy_lines().into_iter().chain(traffic_lines());
+    let lines = policy_lines().into_iter().chain(traffic_lines()).chain(request_lines());
     lines.filter_map(|line| line.show(message, layers)).collect()
 }
 
@@ -342,9 +368,16 @@ pub(super) fn of_rule_limits(message: &v1::Rule, documents: &Documents) -> Vec<S
     message.rate_limits.iter().map(|limit| rate_limit(limit, documents)).collect()
 }
 
-/// The settings of a rule, whose layer is the first.
-pub(super) fn of_rule(message: &v1::Rule, layers: &Layers) -> Vec<Setting> {
-    rule_lines().iter().filter_map(|line| line.show(message, layers)).collect()
+/// The settings of a rule; `policy` is the service's, of which some parts hold where the rule has none.
+pub(super) fn of_rule(
+    message: &v1::Rule,
+    policy: Option<&v1::BackendPolicy>,
+    layers: &Layers,
+) -> Vec<Setting> {
+    let mut message = message.clone();
+    message.hedging = message.hedging.or_else(|| policy?.hedging);
+    message.fallback = message.fallback.or_else(|| policy?.fallback.clone());
+    request_lines().iter().filter_map(|line| line.show(&message, layers)).collect()
 }
 
 /// What the control plane goes by.

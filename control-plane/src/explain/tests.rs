@@ -70,10 +70,15 @@ fn each_value_is_shown_with_the_field_that_says_so() {
         ("defaults.timeouts.request", "3s (ServicePolicy shop/pay spec.defaults.timeouts.request)"),
         ("defaults.timeouts.backendRequest", "500ms (MeshConfig mesh spec.defaults.timeouts.backendRequest)"),
         ("defaults.retry.attempts", "4 (ServicePolicy shop/pay spec.defaults.retry.attempts)"),
+    ] {
+        assert_eq!(shown(&explained.settings, name), expected, "{name}");
+    }
+    for (name, expected) in [
         ("tracing.samplingRatio", "0.5 (MeshConfig mesh spec.tracing.samplingRatio)"),
         ("mtls.mode", "Strict (default)"),
     ] {
-        assert_eq!(shown(&explained.settings, name), expected, "{name}");
+        assert_eq!(shown(&explained.mesh_settings, name), expected, "{name}");
+        assert!(explained.settings.iter().all(|setting| setting.name != name), "{name} is the mesh's");
     }
 }
 
@@ -124,7 +129,9 @@ fn a_rule_is_found_in_its_route_and_says_what_it_says_itself() {
         "500 (HTTPRoute shop/a spec.rules[1].retry.codes)"
     );
     assert_eq!(shown(&rules[1].settings, "defaults.retry.attempts"), "1 (default)");
-    assert_eq!(rules[1].filters, ["request headers: set x-a: b, remove x-c"]);
+    let filters: Vec<_> = rules[1].filters.iter().map(|one| (&*one.what, one.source.to_string())).collect();
+    let at = "HTTPRoute shop/a spec.rules[1].filters[0]".to_owned();
+    assert_eq!(filters, [("request headers: set x-a: b, remove x-c", at)]);
 }
 
 #[test]
@@ -163,7 +170,8 @@ fn leaves(kind: Kind) -> BTreeSet<String> {
 }
 
 fn lines() -> BTreeSet<&'static str> {
-    let policy = settings::policy_lines().into_iter().map(|line| line.name);
+    let requests = settings::request_lines::<v1::Rule>().into_iter().map(|line| line.name);
+    let policy = settings::policy_lines().into_iter().map(|line| line.name).chain(requests);
     let inbound = settings::inbound_lines().into_iter().map(|line| line.name);
     let mesh = settings::mesh_lines().into_iter().map(|line| line.name);
     let documents = settings::documents_lines().into_iter().map(|line| line.name);
@@ -234,4 +242,171 @@ spec:
     let field = Some("ServicePolicy shop/pay spec.adaptiveConcurrency.minLimit".to_owned());
     assert_eq!(shown("adaptiveConcurrency.minLimit"), ("3".to_owned(), field));
     assert_eq!(shown("adaptiveConcurrency.maxLimit"), ("1000".to_owned(), None));
+}
+
+/// A document of ours in `shop`.
+fn ours(kind: &str, name: &str, spec: &str) -> String {
+    format!("---\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n")
+}
+
+/// A route to `pay`, with one rule.
+fn one_rule(rule: &str) -> String {
+    ours(
+        "HTTPRoute",
+        "r",
+        &format!("{{parentRefs: [{{group: '', kind: Service, name: pay}}], rules: [{rule}]}}"),
+    )
+}
+
+const SERVICE: &str = "
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {ports: [{port: 80, name: http}]}
+";
+
+#[test]
+fn what_a_rule_has_from_the_policy_that_it_refers_to_is_said_to_be_from_there() {
+    let filter = "{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: ServicePolicy, name: own}}";
+    let theirs = "{targetRefs: [{group: '', kind: Service, name: pay}], hedging: {delay: 9s, maxExtra: 3}, \
+                  fallback: {status: 200, body: x}, \
+                  defaults: {timeouts: {request: 9s, backendRequest: 8s}, retry: {attempts: 9, backoff: 9s}}}";
+    let own = "{defaults: {timeouts: {request: 2s}, retry: {attempts: 2}}, hedging: {delay: 1s}, fallback: {status: 204}}";
+    let rule = |more: &str| {
+        one_rule(&format!("{{filters: [{filter}], backendRefs: [{{name: pay, port: 80}}]{more}}}"))
+    };
+    let of = |documents: &[String]| {
+        let yaml = SERVICE.to_owned() + &ours("ServicePolicy", "all", theirs) + &documents.concat();
+        explained(&yaml).ports[0].rules[0].settings.clone()
+    };
+    let both = of(&[rule(", timeouts: {backendRequest: 1s}"), ours("ServicePolicy", "own", own)]);
+    let without = of(&[rule(""), ours("ServicePolicy", "own", "{}")]);
+    let from = |policy: &str, field: &str| format!("ServicePolicy shop/{policy} spec.{field}");
+    for (name, with_own, without_own) in [
+        ("defaults.timeouts.request", ("2s", from("own", "defaults.timeouts.request")), "9s"),
+        (
+            "defaults.timeouts.backendRequest",
+            ("1s", "HTTPRoute shop/r spec.rules[0].timeouts.backendRequest".to_owned()),
+            "8s",
+        ),
+        ("defaults.retry.attempts", ("2", from("own", "defaults.retry.attempts")), "9"),
+        ("defaults.retry.backoff", ("25ms", "default".to_owned()), "9s"),
+        ("hedging.delay", ("1s", from("own", "hedging.delay")), "9s"),
+        ("hedging.maxExtra", ("1", "default".to_owned()), "3"),
+        ("fallback.status", ("204", from("own", "fallback.status")), "200"),
+        ("fallback.body", ("0 bytes", "default".to_owned()), "1 bytes"),
+    ] {
+        assert_eq!(shown(&both, name), format!("{} ({})", with_own.0, with_own.1), "{name}");
+        assert_eq!(shown(&without, name), format!("{without_own} ({})", from("all", name)), "{name}");
+    }
+}
+
+#[test]
+fn every_filter_is_shown_with_its_place_though_some_say_nothing_to_requests() {
+    let refer = |kind: &str, name: &str| {
+        format!("{{type: ExtensionRef, extensionRef: {{group: outrigger.dev, kind: {kind}, name: {name}}}}}")
+    };
+    let mirror = |to: &str| {
+        format!("{{type: RequestMirror, requestMirror: {{backendRef: {{name: {to}, port: 80}}}}}}")
+    };
+    let filters = [
+        refer("ServicePolicy", "p"),
+        mirror("gone"),
+        mirror("pay"),
+        refer("RateLimitPolicy", "l"),
+        refer("FaultInjection", "f"),
+        "{type: CORS, cors: {allowOrigins: ['*']}}".to_owned(),
+        refer("FaultInjection", "gone"),
+    ];
+    let rule = format!(
+        "{{filters: [{}], backendRefs: [{{name: pay, port: 80, filters: [{}, {}]}}]}}",
+        filters.join(", "),
+        mirror("gone"),
+        refer("FaultInjection", "f"),
+    );
+    let yaml = SERVICE.to_owned()
+        + &one_rule(&rule)
+        + &ours("ServicePolicy", "p", "{defaults: {timeouts: {request: 1s}}}")
+        + &ours("RateLimitPolicy", "l", "{limits: [{requests: 5}]}")
+        + &ours("FaultInjection", "f", "{delay: {percent: 50, fixed: 1s}}");
+    let rule = explained(&yaml).ports[0].rules[0].clone();
+    let said = |filters: &[FilterOrigin]| {
+        filters.iter().map(|one| format!("{} ({})", one.what, one.source.field)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        said(&rule.filters),
+        [
+            "mirror: 1 of 1 requests to pay.shop:80 (spec.rules[0].filters[2])",
+            "FaultInjection shop/f: delays 50 % of requests (spec.rules[0].filters[4])",
+            "CORS: from * (spec.rules[0].filters[5])",
+            "fails every request: ExtensionNotFound: FaultInjection shop/gone does not exist (spec.rules[0].filters[6])",
+        ]
+    );
+    assert_eq!(
+        said(&rule.backends[0]),
+        ["FaultInjection shop/f: delays 50 % of requests (spec.rules[0].backendRefs[0].filters[1])"]
+    );
+    let limit = shown(&rule.settings, "rateLimit shop/l/0");
+    assert_eq!(limit, "5 in 1s, 5 at once (RateLimitPolicy shop/l spec.limits[0])");
+}
+
+#[test]
+fn a_session_is_shown_with_the_document_whose_it_is() {
+    let at = |document: &str, field: &str| format!("{document} {field}sessionPersistence.sessionName");
+    let session = "sessionPersistence: {type: Header, sessionName: s}";
+    let target = "targetRefs: [{group: '', kind: Service, name: pay}]";
+    let route = |more: &str| one_rule(&format!("{{backendRefs: [{{name: pay, port: 80}}]{more}}}"));
+    let theirs = |target: &str| ours("XBackendTrafficPolicy", "t", &format!("{{{target}, {session}}}"));
+    let to_other = one_rule("{backendRefs: [{name: other, port: 80}]}");
+    let other = SERVICE.replace("pay", "other").replacen('\n', "---\n", 1);
+    for (documents, expected) in [
+        (route(&format!(", {session}")), at("HTTPRoute shop/r", "spec.rules[0].")),
+        (
+            route("") + &ours("ServicePolicy", "p", &format!("{{{target}, {session}}}")),
+            at("ServicePolicy shop/p", "spec."),
+        ),
+        (route("") + &theirs(target), at("XBackendTrafficPolicy shop/t", "spec.")),
+        (
+            to_other + &other + &theirs(&target.replace("pay", "other")),
+            at("XBackendTrafficPolicy shop/t", "spec."),
+        ),
+    ] {
+        let settings = explained(&(SERVICE.to_owned() + &documents)).ports[0].rules[0].settings.clone();
+        assert_eq!(shown(&settings, "sessionPersistence.sessionName"), format!("s ({expected})"));
+        assert_eq!(shown(&settings, "sessionPersistence.idleTimeout"), "none (default)");
+    }
+}
+
+#[test]
+fn a_service_outside_is_shown_with_its_host_and_tls_and_without_a_proxy_of_its_own() {
+    let outside = "
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {type: ExternalName, externalName: api.example.com, ports: [{port: 80, name: a, targetPort: 443}, {port: 8080, name: b}]}
+";
+    let tls = ours(
+        "BackendTLSPolicy",
+        "t",
+        "{targetRefs: [{group: '', kind: Service, name: pay, sectionName: a}], \
+          validation: {hostname: api.example.com, wellKnownCACertificates: System}}",
+    );
+    let mesh = "---\nkind: MeshConfig\nmetadata: {name: mesh}\nspec: {egress: {mode: ListedOnly}, access: {defaultMode: Deny}}\n";
+    let explained = explained(&(outside.to_owned() + &tls + mesh));
+    for (name, expected) in [
+        ("externalName", "api.example.com (Service shop/pay spec.externalName)"),
+        ("targetPort of 80", "443 (Service shop/pay spec.ports[0].targetPort)"),
+        ("targetPort of 8080", "8080 (default)"),
+        ("tls of 80", "begun, for api.example.com (BackendTLSPolicy shop/t spec.validation.hostname)"),
+    ] {
+        assert_eq!(shown(&explained.settings, name), expected);
+    }
+    assert!(
+        explained
+            .settings
+            .iter()
+            .all(|setting| !setting.name.starts_with("access") && setting.name != "tls of 8080")
+    );
+    assert_eq!(
+        shown(&explained.mesh_settings, "egress.mode"),
+        "ListedOnly (MeshConfig mesh spec.egress.mode)"
+    );
 }

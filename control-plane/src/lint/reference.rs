@@ -9,12 +9,17 @@ use outrigger_api::ServiceName;
 use serde_json::Value;
 
 use super::{Findings, Sight, Subject, rule_path, spec};
-use crate::model::is_service;
+use crate::model::{self, is_service};
 use crate::resources::{Documents, FieldPath, Kind, Resource, ResourceKey};
 
 const ROUTES: [Kind; 3] = [Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute];
-const POLICIES: [Kind; 4] =
-    [Kind::ServicePolicy, Kind::RateLimitPolicy, Kind::AccessPolicy, Kind::BackendTrafficPolicy];
+const POLICIES: [Kind; 5] = [
+    Kind::ServicePolicy,
+    Kind::RateLimitPolicy,
+    Kind::AccessPolicy,
+    Kind::BackendTrafficPolicy,
+    Kind::BackendTlsPolicy,
+];
 
 pub(super) fn look(subject: &Subject, findings: &mut Findings) {
     for route in routes(&subject.documents) {
@@ -30,12 +35,9 @@ pub(super) fn look(subject: &Subject, findings: &mut Findings) {
         let value = policy.to_value();
         for (index, target) in value["spec"]["targetRefs"].as_array().into_iter().flatten().enumerate() {
             if target["kind"].as_str() == Some("Service") {
-                looked.at_service(
-                    target,
-                    &spec().field("targetRefs").index(index),
-                    "the policy holds for",
-                    findings,
-                );
+                let path = spec().field("targetRefs").index(index);
+                looked.at_service(target, &path, "the policy holds for", findings);
+                looked.at_side(policy.key().kind, target, &path, findings);
             }
         }
     }
@@ -53,7 +55,38 @@ impl Looked<'_> {
             if is_service(parent["group"].as_str(), parent["kind"].as_str()) {
                 let path = spec().field("parentRefs").index(index);
                 self.at_service(parent, &path, "the route is attached to", findings);
+                if self.service(parent).is_some_and(|(_, service)| !takes_routes(service)) {
+                    findings.add(&self.key, path, "is headless or outside the mesh, and takes no routes");
+                }
             }
+        }
+    }
+
+    /// The service that a reference names, where it is among the documents.
+    fn service(&self, reference: &Value) -> Option<(ServiceName, &Service)> {
+        let namespace = reference["namespace"].as_str().unwrap_or(&self.key.namespace);
+        let name = ServiceName::new(namespace, reference["name"].as_str()?).ok()?;
+        let service = self.subject.documents.services.get(&name)?;
+        Some((name, service))
+    }
+
+    /// A policy for the wrong side of the mesh's edge: no proxy stands beside a host outside, and TLS is only begun
+    /// towards one.
+    fn at_side(&self, kind: Kind, target: &Value, path: &FieldPath, findings: &mut Findings) {
+        let Some((name, service)) = self.service(target) else { return };
+        let is_outside = model::host(service).is_some();
+        match kind {
+            Kind::AccessPolicy | Kind::RateLimitPolicy if is_outside => {
+                let message =
+                    format!("has no effect: no proxy stands beside {name}, which is outside the mesh");
+                findings.add(&self.key, path.clone(), message);
+            }
+            Kind::BackendTlsPolicy if !is_outside => {
+                let message =
+                    format!("has no effect: {name} is in the mesh, whose own TLS holds between proxies");
+                findings.add(&self.key, path.clone(), message);
+            }
+            _ => {}
         }
     }
 
@@ -122,6 +155,9 @@ impl Looked<'_> {
         if mirror.is_object() {
             let path = path.field("requestMirror").field("backendRef");
             self.at_service(mirror, &path, "copies of requests go to", findings);
+            if self.service(mirror).is_some_and(|(_, service)| model::host(service).is_some()) {
+                findings.add(&self.key, path, "has no effect: hosts outside the mesh get no copies");
+            }
         }
         let reference = &filter["extensionRef"];
         let (Some(kind), Some(name)) = (reference["kind"].as_str(), reference["name"].as_str()) else {
@@ -134,6 +170,11 @@ impl Looked<'_> {
             findings.add(&self.key, path.field("extensionRef"), message);
         }
     }
+}
+
+fn takes_routes(service: &Service) -> bool {
+    let is_headless = service.spec.as_ref().is_some_and(|spec| spec.cluster_ip.as_deref() == Some("None"));
+    model::host(service).is_none() && !is_headless
 }
 
 /// The routes of every kind.

@@ -213,6 +213,151 @@ fn a_second_policy_for_one_service_is_found() {
 }
 
 #[test]
+fn a_literal_path_that_no_request_has_is_found_with_the_form_to_write() {
+    for (path, normal) in [
+        ("/a%7Eb", Some("/a~b")),
+        ("/%61", Some("/a")),
+        ("/caf%c3%a9", Some("/caf%C3%A9")),
+        ("/caf\u{e9}", Some("/caf%C3%A9")),
+        ("/a b", Some("/a%20b")),
+        ("/a%", Some("/a%25")),
+        ("/a?b", Some("/a%3Fb")),
+        ("/a%20b/", None),
+        ("/a/", None),
+        ("/", None),
+        ("/a;b=c,d", None),
+    ] {
+        for kind in ["Exact", "PathPrefix"] {
+            let rules = format!("[{{matches: [{{path: {{type: {kind}, value: '{path}'}}}}], {TO_PAY}}}]");
+            let limits = format!(
+                "---\nkind: RateLimitPolicy\nmetadata: {{name: l, namespace: shop}}\nspec: {{targetRefs: [{{name: pay}}], \
+                 limits: [{{requests: 1}}, {{requests: 1, matches: [{{path: {{type: {kind}, value: '{path}'}}}}]}}]}}\n"
+            );
+            let yaml = PAY.to_owned() + &route("a", &rules) + &limits;
+            let said = normal.map(|normal| format!("no request has a path with {path:?}: paths are brought to their normal form first; write {normal:?}"));
+            let at = ["HTTPRoute shop/a spec.rules[0]", "RateLimitPolicy shop/l spec.limits[1]"];
+            let expected =
+                said.iter().flat_map(|said| at.map(|at| format!("{at}.matches[0].path.value: {said}")));
+            let expected: Vec<String> = expected.collect();
+            assert_found(&yaml, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
+    let expression =
+        format!("[{{matches: [{{path: {{type: RegularExpression, value: '/%7E.*'}}}}], {TO_PAY}}}]");
+    assert_found(&(PAY.to_owned() + &route("a", &expression)), &[]);
+    let as_sent = "---\nkind: MeshConfig\nmetadata: {name: mesh}\nspec: {pathNormalization: None}\n";
+    let rules = format!("[{{matches: [{{path: {{value: '/%7E'}}}}], {TO_PAY}}}]");
+    assert_found(&(PAY.to_owned() + &route("a", &rules) + as_sent), &[]);
+}
+
+/// A document of ours in `shop`.
+fn ours(kind: &str, name: &str, spec: &str) -> String {
+    format!("---\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n")
+}
+
+#[test]
+fn every_kind_that_a_rule_refers_to_is_looked_for() {
+    for kind in ["FaultInjection", "RateLimitPolicy", "ServicePolicy"] {
+        let filter =
+            format!("{{type: ExtensionRef, extensionRef: {{group: outrigger.dev, kind: {kind}, name: x}}}}");
+        for (rule, at) in [
+            (format!("{{{TO_PAY}, filters: [{filter}]}}"), "spec.rules[0].filters[0]"),
+            (
+                format!("{{backendRefs: [{{name: pay, port: 80, filters: [{filter}]}}]}}"),
+                "spec.rules[0].backendRefs[0].filters[0]",
+            ),
+        ] {
+            let expected = format!("HTTPRoute shop/a {at}.extensionRef: there is no {kind} shop/x");
+            assert_found(&(PAY.to_owned() + &route("a", &format!("[{rule}]"))), &[&expected]);
+        }
+    }
+}
+
+#[test]
+fn a_policy_that_is_for_rules_and_has_none_is_found_and_what_rules_do_not_take() {
+    for (kind, spec) in [
+        ("FaultInjection", "{abort: {httpStatus: 500}}"),
+        ("RateLimitPolicy", "{limits: [{requests: 1}]}"),
+        ("ServicePolicy", "{defaults: {timeouts: {request: 1s}}}"),
+    ] {
+        let filter =
+            format!("{{type: ExtensionRef, extensionRef: {{group: outrigger.dev, kind: {kind}, name: x}}}}");
+        let rules = format!("[{{{TO_PAY}, filters: [{filter}]}}]");
+        let expected = format!("{kind} shop/x spec: has no effect: no rule of a route refers to it");
+        assert_found(&(PAY.to_owned() + &ours(kind, "x", spec)), &[&expected]);
+        assert_found(&(PAY.to_owned() + &ours(kind, "x", spec) + &route("a", &rules)), &[]);
+    }
+    let filter = "{type: ExtensionRef, extensionRef: {group: outrigger.dev, kind: ServicePolicy, name: x}}";
+    let policy =
+        ours("ServicePolicy", "x", "{hedging: {delay: 1s}, limits: {maxConnections: 1}, fallback: {}}");
+    assert_found(
+        &(PAY.to_owned() + &policy + &route("a", &format!("[{{{TO_PAY}, filters: [{filter}]}}]"))),
+        &["ServicePolicy shop/x spec.limits: has no effect for a rule"],
+    );
+}
+
+#[test]
+fn what_stands_on_the_wrong_side_of_the_meshs_edge_is_found() {
+    let outside = "---\nkind: Service\nmetadata: {name: api, namespace: shop}\n\
+                   spec: {type: ExternalName, externalName: api.example.com, ports: [{port: 443}]}\n";
+    let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: api, port: 443}}}";
+    let tls = |target: &str| {
+        ours(
+            "BackendTLSPolicy",
+            "t",
+            &format!(
+                "{{targetRefs: [{{group: '', kind: Service, name: {target}}}], validation: {{hostname: x, wellKnownCACertificates: System}}}}"
+            ),
+        )
+    };
+    let to_api = |spec: &str| format!("{{targetRefs: [{{group: '', kind: Service, name: api}}], {spec}}}");
+    for (document, expected) in [
+        (
+            route("a", &format!("[{{{TO_PAY}, filters: [{mirror}]}}]")),
+            "HTTPRoute shop/a spec.rules[0].filters[0].requestMirror.backendRef: has no effect: hosts outside",
+        ),
+        (
+            route("a", &format!("[{{{TO_PAY}}}]"))
+                .replace("kind: Service, name: pay", "kind: Service, name: api"),
+            "HTTPRoute shop/a spec.parentRefs[0]: is headless or outside the mesh",
+        ),
+        (
+            ours("AccessPolicy", "p", &to_api("rules: [{}]")),
+            "AccessPolicy shop/p spec.targetRefs[0]: has no effect: no proxy stands beside api.shop",
+        ),
+        (
+            ours("RateLimitPolicy", "l", &to_api("limits: [{requests: 1}]")),
+            "RateLimitPolicy shop/l spec.targetRefs[0]: has no effect: no proxy",
+        ),
+        (tls("pay"), "BackendTLSPolicy shop/t spec.targetRefs[0]: has no effect: pay.shop is in the mesh"),
+        (
+            tls("gone"),
+            "BackendTLSPolicy shop/t spec.targetRefs[0].name: the policy holds for service gone.shop",
+        ),
+    ] {
+        assert_found(&(PAY.to_owned() + outside + &document), &[expected]);
+    }
+    assert_found(&(PAY.to_owned() + outside + &tls("api")), &[]);
+}
+
+#[test]
+fn weights_to_nothing_and_missing_services_are_found_in_routes_of_every_kind() {
+    for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute"] {
+        let of = |rules: &str| route("a", rules).replace("kind: HTTPRoute", &format!("kind: {kind}"));
+        let nothing = of("[{backendRefs: [{name: pay, port: 80, weight: 0}]}]");
+        let gone = of("[{backendRefs: [{name: gone, port: 80}]}]");
+        let at_gateway = gone.replace("group: '', kind: Service, name: pay", "name: edge");
+        let weights = format!("{kind} shop/a spec.rules[0].backendRefs: every weight is 0");
+        let missing = format!(
+            "{kind} shop/a spec.rules[0].backendRefs[0].name: a share of the requests goes to service gone.shop"
+        );
+        assert_found(&(PAY.to_owned() + &nothing), &[&weights]);
+        assert_found(&(PAY.to_owned() + &gone), &[&missing]);
+        assert_found(&(PAY.to_owned() + &at_gateway), &[&missing]);
+    }
+}
+
+#[test]
 fn a_warning_leads_to_the_line_of_its_field() {
     let yaml = "\
 apiVersion: v1

@@ -41,7 +41,7 @@ fn with_spec(metadata: &ObjectMeta, spec: &impl Serialize) -> HttpRoute {
 }
 
 /// The same value in the other of its generated types.
-pub(super) fn same<A: Serialize, B: DeserializeOwned>(value: &A) -> Option<B> {
+pub(crate) fn same<A: Serialize, B: DeserializeOwned>(value: &A) -> Option<B> {
     serde_json::from_value(serde_json::to_value(value).ok()?).ok()
 }
 

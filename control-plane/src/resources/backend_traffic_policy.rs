@@ -5,8 +5,9 @@ use gateway_api::experimental::xbackendtrafficpolicies::{
 };
 
 use super::duration::Period;
+use super::http_route::session;
 use super::metadata::is_label_key;
-use super::{Admission, FieldPath, Problems};
+use super::{Admission, FieldPath, Problems, as_http};
 
 // The bounds of the CRD's schema.
 const MOST_TARGETS: usize = 16;
@@ -25,6 +26,15 @@ impl Admission for XBackendTrafficPolicy {
             rate.count.get_or_insert(10);
             rate.interval.get_or_insert_with(|| "1s".to_owned());
         }
+        // The schema is that of a rule.
+        if let Some(written) = &mut self.spec.session_persistence
+            && let Some(mut twin) = as_http::same(written)
+        {
+            session::fill_defaults(&mut twin);
+            if let Some(filled) = as_http::same(&twin) {
+                *written = filled;
+            }
+        }
     }
 
     fn check(&self, problems: &mut Problems) {
@@ -33,11 +43,8 @@ impl Admission for XBackendTrafficPolicy {
         if let Some(constraint) = &self.spec.retry_constraint {
             check_constraint(constraint, &path.field("retryConstraint"), problems);
         }
-        if self.spec.session_persistence.is_some() {
-            problems.warning(
-                &path.field("sessionPersistence"),
-                "has no effect here; write it in a rule of the route instead",
-            );
+        if let Some(twin) = self.spec.session_persistence.as_ref().and_then(as_http::same) {
+            session::check(&twin, &path.field("sessionPersistence"), problems);
         }
     }
 }
@@ -160,8 +167,29 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_said() {
-        let spec = "{targetRefs: [{group: example.com, kind: Bucket, name: b}], sessionPersistence: {sessionName: s}}";
-        let warnings = warnings(&policy(spec));
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        let warnings = warnings(&policy("{targetRefs: [{group: example.com, kind: Bucket, name: b}]}"));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+    }
+
+    #[test]
+    fn a_session_is_that_of_a_rule() {
+        let session = |text: &str| policy(&format!("{{targetRefs: [{TARGET}], sessionPersistence: {text}}}"));
+        let filled = accepted(&session("{sessionName: s, cookieConfig: {}}")).to_value();
+        assert_eq!(
+            filled["spec"]["sessionPersistence"],
+            json!({"sessionName": "s", "type": "Cookie", "cookieConfig": {"lifetimeType": "Session"}})
+        );
+        let at = "spec.sessionPersistence";
+        for (text, expected) in [
+            ("{sessionName: 'a b'}", format!("{at}.sessionName: ")),
+            ("{idleTimeout: 0s}", format!("{at}.idleTimeout: must be longer than 0s")),
+            (
+                "{cookieConfig: {lifetimeType: Permanent}}",
+                format!("{at}.absoluteTimeout: is required for a Permanent cookie"),
+            ),
+            ("{type: Header, cookieConfig: {}}", format!("{at}.cookieConfig: means something")),
+        ] {
+            assert_problems(&session(text), &[&expected]);
+        }
     }
 }

@@ -9,7 +9,7 @@ use gateway_api::experimental::grpcroutes::{
 };
 
 use super::as_http::{self, same};
-use super::http_route::{self, GATEWAY_GROUP, MOST_RULES};
+use super::http_route::{self, GATEWAY_GROUP, MOST_RULES, session};
 use super::{Admission, FieldPath, Problems};
 
 // The bounds of the CRD's schema.
@@ -51,6 +51,14 @@ fn default_rule(rule: &mut GrpcRouteRules) {
         }
         for header in found.headers.iter_mut().flatten() {
             header.r#type.get_or_insert(GrpcRouteRulesMatchesHeadersType::Exact);
+        }
+    }
+    if let Some(written) = &mut rule.session_persistence
+        && let Some(mut twin) = same(written)
+    {
+        session::fill_defaults(&mut twin);
+        if let Some(filled) = same(&twin) {
+            *written = filled;
         }
     }
     // Filters and backends have the same defaults as those of an HTTPRoute.

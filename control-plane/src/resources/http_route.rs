@@ -5,7 +5,7 @@
 
 mod filters;
 mod matches;
-mod session;
+pub(super) mod session;
 #[cfg(test)]
 mod tests;
 

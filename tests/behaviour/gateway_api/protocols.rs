@@ -53,3 +53,22 @@ async fn a_backend_port_that_cannot_carry_the_route_is_invalid() {
     let expected = ["Accepted=True/Accepted", "ResolvedRefs=False/UnsupportedProtocol"];
     assert_eq!(conditions(&mesh, "httproutes", "r").await, expected);
 }
+
+#[tokio::test]
+async fn calls_to_a_backend_port_that_says_http1_fail_and_the_condition_says_why() {
+    let service = |protocol: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: echo-v1, namespace: shop}}\n\
+             spec: {{ports: [{{port: 80, appProtocol: {protocol}}}]}}\n---\n"
+        )
+    };
+    let route = route_of("GRPCRoute", ("shop", "r"), "", &["{backendRefs: [{name: echo-v1, port: 80}]}"]);
+    let mesh = conformance(&(service("http") + &route)).await;
+    check(&mesh, vec![call("http://echo/a.B/C").ends(14, "invalid-backend")]).await;
+    let expected = ["Accepted=True/Accepted", "ResolvedRefs=False/UnsupportedProtocol"];
+    assert_eq!(conditions(&mesh, "grpcroutes", "r").await, expected);
+
+    mesh.apply(&service("kubernetes.io/h2c")).await;
+    let expected = ["Accepted=True/Accepted", "ResolvedRefs=True/ResolvedRefs"];
+    assert_eq!(conditions(&mesh, "grpcroutes", "r").await, expected);
+}

@@ -85,3 +85,28 @@ async fn a_rule_that_no_proxy_could_use_does_not_come_in() {
     let bad = http("r", &[V1, "{matches: [{path: {type: RegularExpression, value: '('}}]}"]);
     assert_refused(&mesh, &bad, "spec.rules[1].matches[0].path.value").await;
 }
+
+/// The times of the conditions at the first parent, by type.
+fn times(status: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let conditions = status["parents"][0]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().map(|one| (text(&one["type"]), text(&one["lastTransitionTime"]))).collect()
+}
+
+#[tokio::test]
+async fn a_transition_time_is_kept_until_the_status_of_its_condition_changes() {
+    let mesh = conformance(&http("r", &[V1])).await;
+    let made = mesh.show("/v1/namespaces/shop/httproutes/r").await["metadata"]["creationTimestamp"].clone();
+    let first = times(&observed(&mesh, 1).await);
+    let both = |time: &Value| {
+        ["Accepted", "ResolvedRefs"].map(|kind| (kind.to_owned(), time.as_str().unwrap().to_owned()))
+    };
+    assert_eq!(first, both(&made), "it was so from the beginning");
+    mesh.apply(&http("r", &[V1, V1])).await;
+    assert_eq!(times(&observed(&mesh, 2).await), first, "another generation says the same");
+    mesh.apply(&http("r", &["{backendRefs: [{name: nobody, port: 80}]}"])).await;
+    let later = times(&observed(&mesh, 3).await);
+    assert_eq!(later[0], first[0]);
+    assert!(later[1].1 >= first[1].1, "RFC 3339 in UTC, which sorts as it is: {later:?}");
+    assert_eq!(times(&observed(&mesh, 3).await), later);
+}

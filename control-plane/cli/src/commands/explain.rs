@@ -28,6 +28,7 @@ Examples:
   outrigger explain payments.shop                       every setting of a service, and who says so
   outrigger explain payments.shop GET /charge           what becomes of a request
   outrigger explain --from shop/web payments.shop:8080 POST /charge -H 'x-version: 2'
+  outrigger explain --from shop/web payments.shop GET /charge --claim roles=admin --claim roles=audit
   outrigger explain payments.shop GET / -o json | jq .verdict
 
 The request is looked up with the proxy's own code in what proxies are sent. Exit status 1 if a proxy would refuse it.")]
@@ -47,6 +48,9 @@ pub(crate) struct ExplainArgs {
     /// A header of the request, 'NAME: VALUE'; may be given more than once.
     #[arg(short = 'H', long = "header", env = "OUTRIGGER_HEADER", value_name = "HEADER", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// A claim of the request's token, which is taken for verified, 'NAME=VALUE'; may be given more than once.
+    #[arg(long = "claim", env = "OUTRIGGER_CLAIM", value_name = "CLAIM", value_parser = parse_claim)]
+    claims: Vec<(String, String)>,
     /// The namespace of a service that names none. [default: the caller's, or default]
     #[arg(short, long, env = "OUTRIGGER_NAMESPACE", value_name = "NAMESPACE", value_parser = path::parse_name)]
     namespace: Option<String>,
@@ -93,6 +97,12 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+fn parse_claim(text: &str) -> Result<(String, String), String> {
+    let (name, value) =
+        text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// Explains a request, or a service.
 ///
 /// # Errors
@@ -113,9 +123,10 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<(), Stop> {
         Some(from) => Some(from.identity(&api).await?),
         None => None,
     };
-    let caller = explanation::Caller { identity, address: args.address };
+    let claims = explanation::claims(&args.claims);
+    let caller = explanation::Caller { identity, address: args.address, claims };
     explanation::normalize(&compiled, &mut head)?;
-    let mut explanation = explanation::explain(&compiled, port.unwrap_or(DEFAULT_PORT), &head)?;
+    let mut explanation = explanation::explain(&compiled, port.unwrap_or(DEFAULT_PORT), &caller, &head)?;
     complete(&api, compiled, &caller, &head, &mut explanation).await?;
     explanation.admit();
     match args.output.output {
@@ -214,7 +225,9 @@ fn text(explanation: &Explanation, from: Option<&Caller>) -> String {
         Some(rule) => {
             fact("rule", rule.name.clone(), rule.source.to_string());
             fact("match", rule.matched.clone(), String::new());
-            rule.filters.iter().for_each(|filter| fact("filter", filter.clone(), String::new()));
+            for filter in &rule.filters {
+                fact("filter", filter.what.clone(), filter.source.to_string());
+            }
         }
         None => fact("rule", "none".to_owned(), String::new()),
     }
@@ -227,6 +240,9 @@ fn text(explanation: &Explanation, from: Option<&Caller>) -> String {
         let detail = format!("weight {}, {share} %", backend.weight);
         let what = backend.destination.clone().or_else(|| backend.invalid.clone()).unwrap_or_default();
         fact("backend", what, detail);
+        for filter in &backend.filters {
+            fact("filter", filter.what.clone(), filter.source.to_string());
+        }
     }
     text.push_str(&facts.render().lines().skip(1).map(|line| format!("{line}\n")).collect::<String>());
     text.push('\n');
@@ -234,6 +250,7 @@ fn text(explanation: &Explanation, from: Option<&Caller>) -> String {
     for backend in &explanation.backends {
         text.push_str(&of_backend(backend));
     }
+    text.push_str(&in_mesh(&explanation.mesh));
     let verdict = &explanation.verdict;
     let outcome = match (verdict.failure, verdict.status) {
         (Some(failure), Some(status)) => paint(BAD, format!("refused with {status} {failure}")),
@@ -255,6 +272,10 @@ fn of_backend(backend: &Backend) -> String {
     if let Some(admission) = &backend.admission {
         let word = if admission.allowed { paint(GOOD, "lets it in") } else { paint(BAD, "refuses it") };
         text.push_str(&format!("its own proxy {word}, by {}\n", admission.by));
+        if !admission.depends_on.is_empty() {
+            let claims = admission.depends_on.join(", ");
+            text.push_str(&format!("{}\n", paint(WARN, format!("depends on the token's claim {claims}"))));
+        }
         for policy in &admission.audited {
             text.push_str(&format!("{policy} would refuse it, and only reports\n"));
         }
@@ -263,6 +284,10 @@ fn of_backend(backend: &Backend) -> String {
     text.push_str(&endpoints(&backend.endpoints));
     text.push_str(&settings(&backend.settings));
     text
+}
+
+fn in_mesh(mesh: &[Setting]) -> String {
+    format!("\n{}\n\n{}", paint(BOLD, "in the whole mesh"), settings(mesh))
 }
 
 fn settings(settings: &[Setting]) -> String {
@@ -326,6 +351,7 @@ fn show_service(args: &ExplainArgs, compiled: &CompiledService, port: Option<u16
     text.push('\n');
     text.push_str(&endpoints(&compiled.endpoints));
     text.push_str(&settings(&compiled.settings));
+    text.push_str(&in_mesh(&compiled.mesh_settings));
     output::print(&text)
 }
 
@@ -354,6 +380,14 @@ mod tests {
         }
         for wrong in ["pay:0", "pay:x", "pay.shop.example.com", ""] {
             assert!(matches!(destination(wrong, "own"), Err(Stop::Usage(_))), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_claim_has_a_name_and_a_value_that_may_be_anything() {
+        assert_eq!(parse_claim("a=b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
+        for wrong in ["a", "=b", ""] {
+            assert!(parse_claim(wrong).is_err(), "{wrong:?}");
         }
     }
 

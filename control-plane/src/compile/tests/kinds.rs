@@ -343,6 +343,115 @@ fn the_status_of_a_traffic_policy_says_what_became_of_it() {
     assert_eq!(first(&[good, ours.to_owned()], "t"), "Conflicted");
 }
 
+#[test]
+fn a_session_is_the_rules_then_ours_then_the_gateway_apis_of_parent_and_backend() {
+    use v1::session::Carrier;
+    let theirs = |target: &str, name: &str| {
+        traffic_policy(target, target, "{}")
+            .replace(
+                "retryConstraint: {}",
+                &format!("sessionPersistence: {{type: Header, sessionName: {name}}}"),
+            )
+            .replace("generation: 4", &format!("uid: u-{target}"))
+    };
+    let route = route(
+        "shop",
+        "r",
+        "",
+        "[{sessionPersistence: {type: Header, sessionName: own}, backendRefs: [{name: pay-v2, port: 80}]}, \
+          {backendRefs: [{name: gone, port: 80}, {name: pay, port: 80}, {name: pay-v2, port: 80}]}]",
+    );
+    let ours = "---\nkind: ServicePolicy\nmetadata: {name: p, namespace: shop}\n\
+                spec: {targetRefs: [{name: pay}], sessionPersistence: {type: Header, sessionName: ours}}\n"
+        .to_owned();
+    let name = |session: &Option<v1::Session>| match session.as_ref().and_then(|one| one.carrier.clone()) {
+        Some(Carrier::Header(name)) => name,
+        Some(Carrier::Cookie(cookie)) => cookie.name,
+        None => "none".to_owned(),
+    };
+    let (parent, backend) = (theirs("pay", "parent"), theirs("pay-v2", "backend"));
+    for (policies, of_rule, of_service) in [
+        (vec![], "none", "none"),
+        (vec![backend.clone()], "backend", "none"),
+        (vec![backend.clone(), parent.clone()], "parent", "parent"),
+        (vec![backend, parent, ours], "ours", "ours"),
+    ] {
+        let documents: Vec<String> = [route.clone()].into_iter().chain(policies).collect();
+        let compiled = with_routes(&documents).compile("pay.shop", "shop").message;
+        let rules = &compiled.ports.iter().find(|port| port.port == 80).unwrap().rules;
+        let names =
+            (name(&rules[0].session), name(&rules[1].session), name(&compiled.policy.unwrap().session));
+        assert_eq!(names, ("own".to_owned(), of_rule.to_owned(), of_service.to_owned()));
+    }
+}
+
+#[test]
+fn a_traffic_policy_is_accepted_as_long_as_a_part_of_it_holds() {
+    let theirs = |parts: &str| traffic_policy("t", "pay", "{}").replace("retryConstraint: {}", parts);
+    let ours = |part: &str| {
+        format!(
+            "---\nkind: ServicePolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{targetRefs: [{{name: pay}}], {part}}}\n"
+        )
+    };
+    let (budget, session) = ("retryBudget: {percent: 5}", "sessionPersistence: {}");
+    for (parts, part, expected) in [
+        ("retryConstraint: {}, sessionPersistence: {}", budget, ("True", "Accepted")),
+        ("retryConstraint: {}, sessionPersistence: {}", session, ("True", "Accepted")),
+        ("sessionPersistence: {}", session, ("False", "Conflicted")),
+        ("sessionPersistence: {}", budget, ("True", "Accepted")),
+        ("retryConstraint: {}", budget, ("False", "Conflicted")),
+    ] {
+        let fixture = with_routes(&[theirs(parts), ours(part)]);
+        let condition = status_of(&fixture, Kind::BackendTrafficPolicy, "t")[0]["conditions"][0].clone();
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!(expected.0), &json!(expected.1)),
+            "{parts}, {part}"
+        );
+        let is_said = condition["message"].as_str().unwrap().contains("ServicePolicy p sets the");
+        assert_eq!(
+            is_said,
+            parts.contains(part.split(':').next().unwrap()) || parts.contains("Constraint") && part == budget
+        );
+    }
+}
+
+// ---- 2.2 what a backend's port speaks ----
+
+#[test]
+fn calls_need_a_port_that_does_not_say_http1() {
+    let service = |port: &str| {
+        format!(
+            "---\nkind: Service\nmetadata: {{name: talk, namespace: shop}}\nspec: {{ports: [{{port: 80, {port}}}]}}\n"
+        )
+    };
+    let rules = "[{backendRefs: [{name: talk, port: 80}]}]";
+    for (port, grpc, http) in [
+        ("appProtocol: http", "UnsupportedProtocol", "ResolvedRefs"),
+        ("appProtocol: kubernetes.io/ws", "UnsupportedProtocol", "ResolvedRefs"),
+        ("appProtocol: tcp", "UnsupportedProtocol", "UnsupportedProtocol"),
+        ("name: http", "ResolvedRefs", "ResolvedRefs"),
+        ("name: http, appProtocol: grpc", "ResolvedRefs", "ResolvedRefs"),
+        ("appProtocol: kubernetes.io/h2c", "ResolvedRefs", "ResolvedRefs"),
+        ("appProtocol: example.com/own", "ResolvedRefs", "ResolvedRefs"),
+        ("name: web", "ResolvedRefs", "ResolvedRefs"),
+    ] {
+        for (route, expected) in
+            [(grpc_route("shop", "r", rules), grpc), (route("shop", "r", "", rules), http)]
+        {
+            let fixture = with_routes(&[service(port), route]);
+            let resolved = fixture.statuses()[0].conditions[1].clone();
+            assert_eq!(
+                (resolved.status, &*resolved.reason),
+                (expected == "ResolvedRefs", expected),
+                "{port}"
+            );
+            let backend = fixture.port("pay.shop", "shop", 80).rules[0].backends[0].clone();
+            assert_eq!(target(&backend).starts_with("UnsupportedProtocol: "), !resolved.status, "{port}");
+        }
+    }
+}
+
 // ---- 2.8 status ----
 
 #[test]

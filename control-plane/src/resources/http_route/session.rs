@@ -10,14 +10,18 @@ use super::{FieldPath, Problems, check_name};
 /// The bound of the CRD's schema.
 const MOST_NAME_BYTES: usize = 128;
 
-pub(super) fn fill_defaults(session: &mut HttpRouteRulesSessionPersistence) {
+pub(in crate::resources) fn fill_defaults(session: &mut HttpRouteRulesSessionPersistence) {
     session.r#type.get_or_insert(HttpRouteRulesSessionPersistenceType::Cookie);
     if let Some(config) = &mut session.cookie_config {
         config.lifetime_type.get_or_insert(HttpRouteRulesSessionPersistenceCookieConfigLifetimeType::Session);
     }
 }
 
-pub(super) fn check(session: &HttpRouteRulesSessionPersistence, path: &FieldPath, problems: &mut Problems) {
+pub(in crate::resources) fn check(
+    session: &HttpRouteRulesSessionPersistence,
+    path: &FieldPath,
+    problems: &mut Problems,
+) {
     if let Some(name) = &session.session_name {
         let path = path.field("sessionName");
         check_name(name, &path, problems);
