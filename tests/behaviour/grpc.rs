@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use outrigger_tests::app::grpc::{TalkClient, Words, talk, words};
 use outrigger_tests::app::http::full;
-use outrigger_tests::{Mesh, soon};
+use outrigger_tests::{Mesh, eventually, soon};
 use prost::Message as _;
 use tokio::net::TcpStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -214,4 +214,65 @@ async fn a_cancelled_call_ends_at_the_application() {
     drop(stream);
     // The connection lives on for other calls.
     assert_eq!(talk.say(words("still here")).await.unwrap().into_inner().text, "still here");
+}
+
+/// A GRPCRoute of `talk` with one rule, of these fields beside its backend.
+fn talk_route(fields: &str) -> String {
+    route("talk", "talk", &format!("- backendRefs: [{{name: talk, port: 80}}]\n  {fields}"))
+        .replace("kind: HTTPRoute", "kind: GRPCRoute")
+}
+
+#[tokio::test]
+async fn a_mirror_of_a_grpc_route_gets_each_call_once_and_its_answer_goes_nowhere() {
+    let filter = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}}}]";
+    let mesh = Mesh::builder()
+        .service("talk", talk())
+        .service("shadow", talk())
+        .client("web")
+        .policy(&talk_route(filter))
+        .start()
+        .await;
+    let mut talk = call(&mesh, "talk.shop").await;
+    for turn in 0..5 {
+        let answer = soon("the answer", talk.say(words(&turn.to_string()))).await.unwrap().into_inner();
+        assert_eq!(answer.text, turn.to_string());
+    }
+    eventually("the copies arrive", || async {
+        let got = mesh.attempts("shadow");
+        if got == 5 { Ok(()) } else { Err(format!("{got} of 5")) }
+    })
+    .await;
+    assert_eq!(mesh.attempts("talk"), 5);
+    let answered = || async {
+        let metrics = mesh.metrics("web").await;
+        let answered = metrics.sum("outrigger_mirrors_total", &[("result", "answered")]);
+        if answered == 5.0 { Ok(()) } else { Err(format!("{answered} of 5 are answered")) }
+    };
+    eventually("the copies are answered", answered).await;
+}
+
+#[tokio::test]
+async fn a_session_of_a_grpc_route_keeps_a_client_where_it_was() {
+    let session = "sessionPersistence: {type: Header, sessionName: x-session}";
+    let mesh = Mesh::builder()
+        .service("talk", talk())
+        .instances(3)
+        .client("web")
+        .policy(&talk_route(session))
+        .start()
+        .await;
+    let mut talk = call(&mesh, "talk.shop").await;
+    let first = talk.say(words("hello")).await.unwrap();
+    let token = first.metadata().get("x-session").expect("the answer carries a token").clone();
+    let counts = || mesh.instances_of("talk").map(|one| one.record().attempts()).collect::<Vec<_>>();
+    let before = counts();
+    let home = before.iter().position(|count| *count == 1).expect("one instance has answered");
+    for _ in 0..9 {
+        let mut request = Request::new(words("again"));
+        request.metadata_mut().insert("x-session", token.clone());
+        talk.say(request).await.unwrap();
+    }
+    let mut expected = before;
+    expected[home] += 9;
+    assert_eq!(counts(), expected, "every call of the session goes to the same instance");
 }

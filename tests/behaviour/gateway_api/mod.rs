@@ -10,10 +10,12 @@ mod calls;
 mod case;
 mod connections;
 mod defaults;
+mod filters;
 mod grants;
 mod matching;
 mod precedence;
 mod protocols;
+mod sessions;
 mod status;
 mod timeouts;
 
