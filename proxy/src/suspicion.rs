@@ -79,7 +79,7 @@ impl State {
             Self::Before { lines } if is_space(byte) => Self::Before { lines: lines || ends_line },
             Self::Before { .. } if is_binary(byte) => Self::Ended(Verdict::Other),
             Self::Before { .. } => Self::Word { start: [byte, 0, 0, 0, 0], length: 1 },
-            Self::Word { .. } if ends_line || is_binary(byte) => Self::Ended(Verdict::Other),
+            Self::Word { .. } if byte == b'\n' || is_binary(byte) => Self::Ended(Verdict::Other),
             Self::Word { start, length } if is_space(byte) => {
                 let first = match &start[..length.min(start.len())] {
                     word if word.eq_ignore_ascii_case(b"GET") => First::Get,
@@ -94,9 +94,9 @@ impl State {
                 }
                 Self::Word { start, length: length.saturating_add(1) }
             }
-            Self::Rest { first: First::Proxy, .. } if ends_line => Self::Before { lines: false },
             Self::Rest { first: First::Get, target: true, .. } if ends_line => Self::Ended(Verdict::Http),
-            Self::Rest { .. } if ends_line => Self::Ended(Verdict::Other),
+            Self::Rest { first: First::Proxy, .. } if byte == b'\n' => Self::Before { lines: false },
+            Self::Rest { .. } if byte == b'\n' => Self::Ended(Verdict::Other),
             Self::Rest { first, matched, target } => {
                 let matched = match byte.to_ascii_uppercase() {
                     upper if upper == VERSION[matched] => matched + 1,
@@ -150,6 +150,8 @@ mod tests {
             b"\r\n\r\nGET / HTTP/1.1\r\n",
             b"  \x85GET\xa0/\x1cHTTP/1.1\r\n",
             b"GET /\0 HTTP/1.1\r\n",
+            b"A \r HTTP/1.0\r\n",
+            b"GET\r/ HTTP/1.1\r\n",
             b"GET / HHTTP/1.1\r\n",
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG / HTTP/1.1\r\n",
             b"\xc3\xa4 / HTTP/1.1",
