@@ -80,6 +80,23 @@ pub(crate) fn enter(
     rate_limit::enforce(&rules.rate_limits, worker, session, head, proofs.shown(), flight)
 }
 
+/// The same of a request that needs to show nothing, since the proxy answers it: only whether it comes too often.
+///
+/// # Errors
+/// [`Failure::RateLimited`].
+pub(crate) fn limit(
+    worker: &Worker,
+    session: &Session,
+    rules: &InboundPort,
+    head: &request::Parts,
+    flight: &mut Flight,
+) -> Result<(), Failure> {
+    if rules.rate_limits.is_empty() {
+        return Ok(());
+    }
+    rate_limit::enforce(&rules.rate_limits, worker, session, head, Shown::default(), flight)
+}
+
 /// What a request has proved, beside the certificate of its connection.
 #[derive(Debug, Clone, Default)]
 struct Proofs {

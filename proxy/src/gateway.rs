@@ -8,8 +8,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::request;
 use http::uri::Authority;
+use http::{Method, request};
 use outrigger_api::ServiceName;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -22,6 +22,7 @@ use crate::access::host_of;
 use crate::certificates::Certificates;
 use crate::detect::begins_http2;
 use crate::failure::{Failure, Side};
+use crate::filter::Filter;
 use crate::flight::Flight;
 use crate::headers::Scheme;
 use crate::listener::Accepted;
@@ -95,8 +96,16 @@ impl Entry {
     }
 }
 
-/// Lets a request in, its path in the normal form, if the policies of the gateway do. Returns the number of its listener,
-/// by which its routes are found.
+/// What a request came in as.
+pub(crate) struct Entered {
+    /// The number of its listener, by which its routes are found.
+    pub(crate) lane: u16,
+    /// It has shown nothing, and must not go on: a browser asks what a page may send, and never with a token or a key
+    /// (Fetch, section 4.8).
+    pub(crate) asks_only: bool,
+}
+
+/// Lets a request in, its path in the normal form, if the policies of the gateway do.
 ///
 /// # Errors
 /// Those of [`gate::enter`]; [`Failure::NoRoute`]: no listener means its host; [`Failure::Misdirected`]: another one
@@ -109,7 +118,7 @@ pub(crate) fn enter(
     head: &mut request::Parts,
     authority: &Authority,
     flight: &mut Flight,
-) -> Result<u16, Failure> {
+) -> Result<Entered, Failure> {
     let Destination::Fixed(_, port) = session.destination else { return Err(Failure::NoRoute) };
     let gateway = service.gateway.as_deref().ok_or(Failure::NoRoute)?;
     let rules = gateway.port(port).ok_or(Failure::NoRoute)?;
@@ -117,8 +126,28 @@ pub(crate) fn enter(
     if exchange.uri != head.uri {
         exchange.uri = head.uri.clone(); // what may have to be asked again is asked of the normal form
     }
-    gate::enter(worker, session, rules, head, authority, flight)?;
-    gateway.lane(port, &host_of(authority), entry)
+    let lane = gateway.lane(port, &host_of(authority), entry);
+    let asks_only = lane.is_ok_and(|lane| is_preflight(service, lane, head));
+    if asks_only {
+        gate::limit(worker, session, rules, head, flight)?;
+    } else {
+        gate::enter(worker, session, rules, head, authority, flight)?;
+    }
+    lane.map(|lane| Entered { lane, asks_only })
+}
+
+/// Whether the route that a request takes answers it as a browser's question.
+fn is_preflight(service: &Service, lane: u16, head: &request::Parts) -> bool {
+    if head.method != Method::OPTIONS {
+        return false;
+    }
+    let rule = service.port(lane).and_then(|port| port.routes.as_ref()?.find(head));
+    rule.is_some_and(|rule| {
+        rule.filters.iter().any(|filter| match filter {
+            Filter::Cors(cors) => cors.preflight(head).is_some(),
+            _ => false,
+        })
+    })
 }
 
 /// One listener: a host may be served under several certificates.

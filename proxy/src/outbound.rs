@@ -255,9 +255,10 @@ async fn deliver(
     if snapshot.mesh.normalize_paths {
         path::normalize(&mut head.uri)?;
     }
-    let mut lane = port;
+    let (mut lane, mut asks_only) = (port, false);
     if let Some(entry) = &session.gateway {
-        lane = gateway::enter(worker, session, entry, &service, head, &authority, flight)?;
+        gateway::Entered { lane, asks_only } =
+            gateway::enter(worker, session, entry, &service, head, &authority, flight)?;
         there = Notable::of(&head.headers);
     }
     let resume = |policy: &SessionPolicy, backends| resume(worker, &snapshot, policy, backends, head);
@@ -296,6 +297,9 @@ async fn deliver(
     if let Some(mut answer) = effects.answer {
         plan.filter_response(effects.origin.as_ref(), answer.headers_mut());
         return Ok(Delivered::Own(answer));
+    }
+    if asks_only {
+        return Err(Failure::Unauthenticated); // another filter has taken from it what made it a question
     }
     let (backend, port) = plan.target()?;
     let backend = snapshot.services.get(backend).ok_or(Failure::InvalidBackend)?;

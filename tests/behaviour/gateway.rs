@@ -374,6 +374,36 @@ async fn a_key_is_required_unless_it_is_said_otherwise_at_a_service_as_well() {
 }
 
 #[tokio::test]
+async fn a_browser_may_ask_without_a_key_and_gets_no_further() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = format!("apiKeys: {{keys: [{{name: phone, sha256: {KEY_SUM}}}]}}");
+    let cors = "{type: CORS, cors: {allowOrigins: ['https://shop.example'], allowMethods: [PUT]}}";
+    let rule = |path: &str, filters: &str| {
+        format!(
+            "{{matches: [{{path: {{value: {path}}}}}], filters: [{filters}], backendRefs: [{{name: web, port: 80}}]}}"
+        )
+    };
+    let deaf = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [origin]}}";
+    let rules =
+        [rule("/asked", cors), rule("/deaf", &format!("{deaf}, {cors}")), rule("/plain", "")].join(", ");
+    let mesh = gateway(directory.path())
+        .policy(&route("shop", "pages", &format!("rules: [{rules}]")))
+        .policy(&for_gateway("AccessPolicy", "keys", &keys))
+        .start()
+        .await;
+    let question = "Origin: https://shop.example\r\nAccess-Control-Request-Method: PUT\r\n";
+    for (path, expected) in [("/asked", "204"), ("/deaf", "401"), ("/plain", "401")] {
+        let message = get(path, "www.example.com", question).replacen("GET", "OPTIONS", 1);
+        let answer = plain(&mesh, &message).await;
+        assert_eq!(status(&answer), expected, "{path}: {answer}");
+        assert_eq!(answer.contains("access-control-allow-methods: PUT"), expected == "204", "{answer}");
+    }
+    let refused = plain(&mesh, &get("/asked", "www.example.com", question)).await;
+    assert_eq!(status(&refused), "401", "{refused}");
+    assert_eq!(mesh.attempts("web"), 0);
+}
+
+#[tokio::test]
 async fn what_comes_in_too_often_is_refused_before_it_is_routed() {
     let directory = tempfile::tempdir().unwrap();
     let policy = for_gateway(
