@@ -97,7 +97,7 @@ pub struct RateLimitKey {
 pub enum RateLimitKeyType {
     /// The caller's identity, as its certificate proves it; callers without one count together.
     Identity,
-    /// The value of a header; requests without it count together.
+    /// The value of a header; requests without it count together, and one that repeats it counts under each of its values.
     Header,
     /// The method.
     Method,
