@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::access::operation::{Host, Operation};
 use crate::access::source::{Name, Source};
 use crate::access::{Access, Effect, Policy, Rule};
+use crate::api_key::ApiKeys;
 use crate::jwt::{Issuer, Jwt};
 use crate::rate_limit::{RateLimit, RateLimits};
 use crate::snapshot::{Inbound, InboundPort};
@@ -22,6 +23,7 @@ fn port(port: &InboundPort) -> Value {
         "protocol": format!("{:?}", port.protocol).to_lowercase(),
         "access": port.access.as_deref().map(access),
         "jwt": port.jwt.as_deref().map(jwt),
+        "apiKeys": port.api_keys.as_deref().map(api_keys),
         "rateLimits": limits(&port.rate_limits),
         "adaptiveConcurrency": port.concurrency.as_ref().map(|policy| {
             json!({ "minLimit": policy.min_limit, "maxLimit": policy.max_limit })
@@ -95,6 +97,11 @@ fn jwt(jwt: &Jwt) -> Value {
         })
     };
     json!({ "required": jwt.required, "issuers": jwt.issuers.iter().map(issuer).collect::<Vec<_>>() })
+}
+
+fn api_keys(keys: &ApiKeys) -> Value {
+    let names: Vec<&str> = keys.keys.iter().map(|key| &*key.name).collect();
+    json!({ "header": keys.header.as_str(), "required": keys.required, "names": names })
 }
 
 /// The limits of a port or a rule.
@@ -181,6 +188,11 @@ mod tests {
                 }],
                 required: true,
             }),
+            api_keys: Some(v1::ApiKeys {
+                header: "x-key".to_owned(),
+                keys: vec![v1::ApiKey { name: "phone".to_owned(), sha256: vec![7; 32] }],
+                required: true,
+            }),
             ..v1::InboundPort::default()
         };
         let inbound = crate::policy::inbound(&v1::Inbound { version: 1, ports: vec![raw] }).unwrap();
@@ -197,6 +209,7 @@ mod tests {
             }] })
         );
         assert_eq!(told["jwt"]["issuers"][0]["issuer"], "https://id.example");
+        assert_eq!(told["apiKeys"], json!({ "header": "x-key", "required": true, "names": ["phone"] }));
         assert_eq!(told["rateLimits"][0]["quota"], "\"0\";q=5;w=1");
         assert!(!told.to_string().contains("hidden"), "{told}");
     }
