@@ -135,6 +135,7 @@ fn authenticate(
 ) -> Result<Option<Rc<Verified>>, Challenge> {
     for told in jwt.issuers.iter().flat_map(|issuer| &issuer.claims_to_headers) {
         headers::remove_spelled(fields, &told.header);
+        headers::unlist(fields, &told.header);
     }
     let Some((place, token)) = token(jwt, fields)? else {
         return if jwt.required { Err(Invalid::Missing.into()) } else { Ok(None) };

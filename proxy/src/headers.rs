@@ -31,23 +31,60 @@ pub(crate) fn client_cert(caller: &SpiffeId) -> HeaderValue {
 /// Which protocol an upgrade asks for.
 ///
 /// `h2c` is never passed on: behind it every further request would go to the application unseen, past routes and
-/// policy. RFC 9113 section 3.1 has given it up; a server may ignore any upgrade.
+/// policy. RFC 9113 section 3.1 has given it up; a server may ignore any upgrade. Nor is what some server might take for
+/// it: an upgrade is one field of plain tokens (RFC 9110 section 7.8), or it is none.
 pub(crate) fn upgrade_of(version: Version, headers: &HeaderMap) -> Option<&HeaderValue> {
-    let asked = version == Version::HTTP_11 && lists(headers, &header::CONNECTION, "upgrade");
-    if !asked || lists(headers, &header::UPGRADE, "h2c") {
+    if version != Version::HTTP_11 || !lists(headers, &header::CONNECTION, "upgrade") {
         return None;
     }
-    headers.get(header::UPGRADE)
+    switch_to(headers)
+}
+
+/// The protocols that a message would switch to, all of them such as may be passed on.
+pub(crate) fn switch_to(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut fields = headers.get_all(header::UPGRADE).iter();
+    let field = fields.next().filter(|_| fields.next().is_none())?;
+    items(field).all(is_safe_protocol).then_some(field)
+}
+
+/// A name and perhaps a version, each a token; and not HTTP/2, or any other HTTP.
+fn is_safe_protocol(protocol: &[u8]) -> bool {
+    let mut parts = protocol.split(|byte| *byte == b'/');
+    let is_token = |part: &[u8]| !part.is_empty() && part.iter().copied().all(is_token_byte);
+    let name = parts.next().filter(|name| is_token(name));
+    let plain = name.is_some() && parts.next().is_none_or(is_token) && parts.next().is_none();
+    plain
+        && !name.is_some_and(|name| {
+            [&b"h2c"[..], b"h2", b"http"].iter().any(|http| name.eq_ignore_ascii_case(http))
+        })
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The items of a field that is a list. Bytes: one that is not ASCII must not hide the others.
+fn items(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Whether a field that is a list of tokens holds `token`.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(token))
+    let mut all = headers.get_all(name).iter().flat_map(items);
+    all.any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Takes a name out of `connection`: the proxy sets the field, and it must go on whatever the caller lists there.
+pub(crate) fn unlist(headers: &mut HeaderMap, name: &HeaderName) {
+    if !lists(headers, &header::CONNECTION, name.as_str()) {
+        return;
+    }
+    let all = headers.get_all(header::CONNECTION).iter().flat_map(items);
+    let others: Vec<&[u8]> =
+        all.filter(|item| !item.eq_ignore_ascii_case(name.as_str().as_bytes())).collect();
+    let rest = HeaderValue::from_bytes(&others.join(&b", "[..])).expect("parts of what was a value");
+    headers.insert(header::CONNECTION, rest);
 }
 
 /// Removes what belongs to the connection that the message came on.
@@ -57,10 +94,9 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let trailers = lists(headers, &header::TE, "trailers");
     let mut own: SmallVec<[HeaderName; 4]> =
         headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    for name in named.flat_map(|value| value.split(',')).map(str::trim) {
+    for name in headers.get_all(header::CONNECTION).iter().flat_map(items) {
         // What nearly every message says, and is stripped in any case.
-        if !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close") {
+        if !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close") {
             own.extend(HeaderName::try_from(name).ok().filter(|name| !may_not_be_named(name)));
         }
     }
@@ -79,6 +115,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         "te",
         "transfer-encoding",
         "upgrade",
+        "http2-settings",
         "proxy-authenticate",
         "proxy-authorization",
         "proxy-connection",
@@ -90,6 +127,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 fn may_not_be_named(name: &HeaderName) -> bool {
     [CLIENT_CERT, REQUEST_ID, DEADLINE_MS, ATTEMPT, CALLER_PROTOCOL].contains(name)
         || [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::TE].contains(name)
+        || ["x-forwarded-for", "x-forwarded-proto"].contains(&name.as_str())
 }
 
 /// How a request came in from outside the mesh.
@@ -266,5 +304,53 @@ mod tests {
         assert!(upgrade_of(Version::HTTP_11, &map(&[("upgrade", "websocket")])).is_none());
         let smuggled = map(&[("connection", "upgrade, http2-settings"), ("upgrade", "websocket, h2c")]);
         assert!(upgrade_of(Version::HTTP_11, &smuggled).is_none());
+    }
+
+    #[test]
+    fn what_some_server_reads_as_an_upgrade_to_http_is_none() {
+        let asks = |protocols: &[&[u8]]| {
+            let mut headers = map(&[("connection", "upgrade")]);
+            for protocol in protocols {
+                headers.append(header::UPGRADE, HeaderValue::from_bytes(protocol).unwrap());
+            }
+            upgrade_of(Version::HTTP_11, &headers).is_some()
+        };
+        for plain in [&b"websocket"[..], b"WebSocket", b"tls/1.0, irc/6.9", b"a,b"] {
+            assert!(asks(&[plain]), "{plain:?}");
+        }
+        for other in [
+            &b"h2c\xa0"[..],
+            b"\x85h2c",
+            b"h2c,\xff",
+            b"websocket, H2C",
+            b"h2",
+            b"HTTP/2.0",
+            b"h2c/1",
+            b"web socket",
+            b"\"h2c\"",
+            b"websocket,",
+            b"a/b/c",
+            b"a/",
+            b"",
+        ] {
+            assert!(!asks(&[other]), "{other:?}");
+        }
+        assert!(!asks(&[b"websocket", b"websocket"]) && !asks(&[]));
+    }
+
+    #[test]
+    fn what_the_proxy_sets_goes_on_whatever_connection_lists() {
+        let mut headers = map(&[
+            ("connection", "close, X-User, x-other"),
+            ("x-user", "ann"),
+            ("x-other", "1"),
+            ("x-forwarded-for", "a"),
+        ]);
+        headers.append(header::CONNECTION, "x-forwarded-for".parse().unwrap());
+        headers.append(header::CONNECTION, HeaderValue::from_bytes(b"\xff, x-late").unwrap());
+        headers.append("x-late", "1".parse().unwrap());
+        unlist(&mut headers, &HeaderName::from_static("x-user"));
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("x-user", "ann"), ("x-forwarded-for", "a")]));
     }
 }

@@ -303,7 +303,7 @@ async fn deliver(
         head.headers.remove(headers::ERROR); // only a proxy may say it
     }
     if switching
-        && upgrade::agreed(&method, head.status)
+        && upgrade::agreed(&method, &head)
         && let Some(caller) = caller
     {
         return Ok(Delivered::Switched(upgrade::switch(
@@ -316,7 +316,7 @@ async fn deliver(
         )));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Failure::UpstreamProtocol); // nobody asked for it
+        return Err(Failure::UpstreamProtocol); // nobody asked for it, or for this
     }
     if there.has(Notable::HOP_BY_HOP) {
         headers::strip_hop_by_hop(&mut head.headers);

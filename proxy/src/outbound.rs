@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use h2::ext::Protocol as ConnectProtocol;
 use http::uri::Authority;
-use http::{Method, Request, Response, StatusCode, Uri, header, request};
+use http::{Method, Request, Response, StatusCode, Uri, Version, header, request};
 use outrigger_api::ServiceName;
 use tokio::time::{Instant, timeout_at};
 
@@ -254,6 +254,10 @@ async fn deliver(
         gateway::Entered { lane, asks_only } =
             gateway::enter(worker, session, entry, &service, head, &authority, flight)?;
         there = Notable::of(&head.headers);
+        if head.version == Version::HTTP_2 && head.method != Method::CONNECT && !is_grpc(&head.headers) {
+            // A browser speaks HTTP/2 to any gateway; that says nothing of the application.
+            head.version = Version::HTTP_11;
+        }
     }
     let resume = |policy: &SessionPolicy, backends| resume(worker, &snapshot, policy, backends, head);
     let ready = |name: &ServiceName, port| is_ready(worker, &snapshot, name, port);
@@ -343,7 +347,7 @@ async fn deliver(
         keep_session(session, plan.resumed, &mut arrival, worker.clock.now());
     }
     if switching
-        && upgrade::agreed(&head.method, arrival.head.status)
+        && upgrade::agreed(&head.method, &arrival.head)
         && let Some(caller) = caller
     {
         plan.filter_response(effects.origin.as_ref(), &mut arrival.head.headers);
@@ -353,7 +357,7 @@ async fn deliver(
     }
     if arrival.head.status == StatusCode::SWITCHING_PROTOCOLS {
         give_up(Ok(arrival), &Outcome::Failed(Failure::UpstreamProtocol), Instant::now());
-        return Err(Failure::UpstreamProtocol); // nobody asked for it
+        return Err(Failure::UpstreamProtocol); // nobody asked for it, or for this
     }
     if arrival.there.has(Notable::HOP_BY_HOP) {
         headers::strip_hop_by_hop(&mut arrival.head.headers);

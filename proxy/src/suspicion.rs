@@ -3,8 +3,8 @@
 //! [`detect`](crate::detect) takes for HTTP what RFC 9112 calls a request line, and leaves everything else alone. Servers
 //! are more generous: they skip what stands before the line, split it at whatever their language calls a space, take any
 //! version and any method, or answer a line without a version. Whoever wants to pass HTTP by the proxy has all of their
-//! servers' generosity to choose from, so this has more: a line with two words or more that names a version of HTTP is one,
-//! and so is a `GET` without.
+//! servers' generosity to choose from, so this has more: a line of two words or more is a request if it names a version of
+//! HTTP or ends in any version, if the second word is a path or a URI, or if the first is a method of HTTP.
 
 /// What has been seen of a connection so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,23 +15,40 @@ enum State {
     /// Before the line; `lines`: something that ends one has come.
     Before { lines: bool },
     /// In the first word, of which the first letters are kept.
-    Word { start: [u8; 5], length: usize },
+    Word { start: [u8; 7], length: usize },
     /// Behind the first word.
     Rest {
         first: First,
         /// So much of `HTTP/` has come.
         matched: usize,
+        /// So much of `://` has come.
+        authority: usize,
         /// Something has come that is no space.
         target: bool,
+        last: Last,
     },
     /// The line is over, or the bytes are no text.
     Ended(Verdict),
 }
 
+/// How far the last word of a line is a version, `NAME/1.1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Between,
+    Name,
+    Slash,
+    Major,
+    Dot,
+    Version,
+    /// A whole version, and spaces behind it.
+    Behind,
+}
+
 /// What the first word of a line may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum First {
-    Get,
+    /// A method of HTTP that is answered without a version by some.
+    Method,
     /// Behind the line that a load balancer puts before a request (PROXY protocol, version 1) comes the request.
     Proxy,
     Other,
@@ -47,6 +64,10 @@ pub(crate) enum Verdict {
 }
 
 const VERSION: &[u8] = b"HTTP/";
+const AUTHORITY: &[u8] = b"://";
+
+/// Of RFC 9110 and RFC 5789, but for CONNECT, which others begin with, too.
+const METHODS: [&[u8]; 8] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH"];
 
 impl Default for Suspicion {
     fn default() -> Self {
@@ -77,16 +98,19 @@ impl State {
             // The signature of the PROXY protocol, version 2.
             Self::Before { lines: true } if byte == 0 => Self::Ended(Verdict::Http),
             Self::Before { lines } if is_space(byte) => Self::Before { lines: lines || ends_line },
-            Self::Before { .. } if is_binary(byte) => Self::Ended(Verdict::Other),
-            Self::Before { .. } => Self::Word { start: [byte, 0, 0, 0, 0], length: 1 },
+            // Some servers skip control characters, too.
+            Self::Before { .. } if is_binary(byte) => self,
+            Self::Before { .. } => Self::Word { start: [byte, 0, 0, 0, 0, 0, 0], length: 1 },
             Self::Word { .. } if byte == b'\n' || is_binary(byte) => Self::Ended(Verdict::Other),
             Self::Word { start, length } if is_space(byte) => {
-                let first = match &start[..length.min(start.len())] {
-                    word if word.eq_ignore_ascii_case(b"GET") => First::Get,
-                    b"PROXY" if length == start.len() => First::Proxy,
+                let first = match start.get(..length) {
+                    Some(word) if METHODS.iter().any(|method| word.eq_ignore_ascii_case(method)) => {
+                        First::Method
+                    }
+                    Some(b"PROXY") => First::Proxy,
                     _ => First::Other,
                 };
-                Self::Rest { first, matched: 0, target: false }
+                Self::Rest { first, matched: 0, authority: 0, target: false, last: Last::Between }
             }
             Self::Word { mut start, length } => {
                 if let Some(place) = start.get_mut(length) {
@@ -94,21 +118,45 @@ impl State {
                 }
                 Self::Word { start, length: length.saturating_add(1) }
             }
-            Self::Rest { first: First::Get, target: true, .. } if ends_line => Self::Ended(Verdict::Http),
+            Self::Rest { first: First::Method, target: true, .. } if ends_line => Self::Ended(Verdict::Http),
             Self::Rest { first: First::Proxy, .. } if byte == b'\n' => Self::Before { lines: false },
+            Self::Rest { last: Last::Version | Last::Behind, .. } if byte == b'\n' => {
+                Self::Ended(Verdict::Http)
+            }
             Self::Rest { .. } if byte == b'\n' => Self::Ended(Verdict::Other),
-            Self::Rest { first, matched, target } => {
+            Self::Rest { target: false, .. } if byte == b'/' => Self::Ended(Verdict::Http),
+            Self::Rest { first, matched, authority, target, last } => {
                 let matched = match byte.to_ascii_uppercase() {
                     upper if upper == VERSION[matched] => matched + 1,
                     b'H' => 1,
                     _ => 0,
                 };
-                if matched == VERSION.len() {
+                let authority = match byte {
+                    _ if byte == AUTHORITY[authority] => authority + 1,
+                    b':' => 1,
+                    _ => 0,
+                };
+                if matched == VERSION.len() || authority == AUTHORITY.len() {
                     return Self::Ended(Verdict::Http);
                 }
-                Self::Rest { first, matched, target: target || !is_space(byte) }
+                let (target, last) = (target || !is_space(byte), last.after(byte));
+                Self::Rest { first, matched, authority, target, last }
             }
             Self::Ended(_) => self,
+        }
+    }
+}
+
+impl Last {
+    fn after(self, byte: u8) -> Self {
+        match (self, byte) {
+            (Self::Version | Self::Behind, _) if is_space(byte) => Self::Behind,
+            (_, _) if is_space(byte) => Self::Between,
+            (Self::Name | Self::Slash | Self::Major | Self::Dot | Self::Version, b'/') => Self::Slash,
+            (Self::Slash | Self::Major, b'0'..=b'9') => Self::Major,
+            (Self::Major, b'.') => Self::Dot,
+            (Self::Dot | Self::Version, b'0'..=b'9') => Self::Version,
+            _ => Self::Name,
         }
     }
 }
@@ -160,6 +208,15 @@ mod tests {
             b"GET /\r\n",
             b"GET /\r",
             b"get x\n",
+            b"POST a\r\n",
+            b"\r\nPUT /b\r\n",
+            b"OPTIONS *\r\n",
+            b"COPY /a\r\n",
+            b"POST d XTTP/1.1\r\n",
+            b"DESCRIBE rtsp://a.example/b RTSP/1.0\r\n",
+            b"A b C/D/10.01 \r\n",
+            b"\0POST /d HTTP/1.1\r\n",
+            b"\x01\x02DELETE /x HTTP/1.1\r\n",
             b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\n",
             b"\r\n\r\n\0\r\nQUIT\n\x21",
             &long,
@@ -181,13 +238,13 @@ mod tests {
             b"PING\r\n",
             b"SET a b\r\n",
             b"\0\0\0\x08\x04\xd2\x16\x2f",
-            b"\x16\x03\x01\x02\0",
+            b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03zq",
             b"AMQP\0\0\x09\x01",
             b"SSH-2.0-client 1\r\n",
             b"EHLO example.com\r\n",
             b"CONNECT {\"verbose\":false}\r\n",
-            b"DESCRIBE rtsp://a.example/b RTSP/1.0\r\n",
-            b"\x10\x0c\0\x04MQTT",
+            b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c",
+            b"STATS a/1 b/1. c 1.1\r\n",
         ] {
             let mut suspicion = Suspicion::default();
             assert_eq!(suspicion.look(bytes), Verdict::Other, "{:?}", String::from_utf8_lossy(bytes));
@@ -197,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_may_still_become_one_is_left_open() {
-        for bytes in [&b""[..], b"\r\n", b"GET", b"GET /", b"hello", b"{\"id\": 1}", b"GET / HTTP"] {
+        for bytes in [&b""[..], b"\r\n", b"\0\0", b"GET", b"GET a", b"hello", b"{\"id\": 1}", b"GET a HTTP"] {
             assert_eq!(Suspicion::default().look(bytes), Verdict::Open);
         }
     }

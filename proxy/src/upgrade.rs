@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use http::{Extensions, Method, Response, StatusCode, response};
+use http::{Extensions, Method, Response, StatusCode, header, response};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use crate::bulkhead::Permit;
 use crate::exchange::Exchange;
 use crate::flight::{Flight, Hold};
 use crate::gate::{self, Admission};
+use crate::headers;
 use crate::http2::Tunnel;
 use crate::session::Session;
 use crate::stream::Stream;
@@ -107,9 +108,14 @@ impl Stay {
     }
 }
 
-/// Whether an answer to `method` agrees to switch.
-pub(crate) fn agreed(method: &Method, status: StatusCode) -> bool {
-    status == StatusCode::SWITCHING_PROTOCOLS || (method == Method::CONNECT && status.is_success())
+/// Whether an answer to `method` agrees to switch, to what may be passed on.
+pub(crate) fn agreed(method: &Method, answer: &response::Parts) -> bool {
+    if method == Method::CONNECT {
+        return answer.status.is_success();
+    }
+    let named = answer.headers.contains_key(header::UPGRADE);
+    answer.status == StatusCode::SWITCHING_PROTOCOLS
+        && (!named || headers::switch_to(&answer.headers).is_some())
 }
 
 /// Passes the agreement on, and carries what follows in a task of its own, which keeps what it needs to `stay`.

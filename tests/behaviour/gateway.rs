@@ -496,7 +496,7 @@ async fn a_gateways_status_says_whether_a_proxy_serves_it() {
     const PATH: &str = "/v1/namespaces/shop/gateways/edge";
     let programmed = |status: &Value| {
         let of = |one: &Value| one["conditions"][1]["status"].as_str().unwrap_or_default().to_owned();
-        let listeners = status["listeners"].as_array().unwrap().iter().map(of);
+        let listeners = status["listeners"].as_array().into_iter().flatten().map(of);
         std::iter::once(of(status)).chain(listeners).collect::<Vec<_>>()
     };
     eventually("the proxy has it, before anybody has called", || async {
@@ -506,8 +506,11 @@ async fn a_gateways_status_says_whether_a_proxy_serves_it() {
     .await;
     let other = GATEWAY.replace("name: edge", "name: other").replace("port: 443", "port: 8443");
     mesh.apply(&other).await;
-    let status = mesh.show(&PATH.replace("edge", "other")).await["status"].clone();
-    assert_eq!(programmed(&status), ["False"; 4], "nobody serves that one");
+    eventually("nobody serves that one, and it is said", || async {
+        let status = mesh.show(&PATH.replace("edge", "other")).await["status"].clone();
+        if programmed(&status) == ["False"; 4] { Ok(()) } else { Err(status) }
+    })
+    .await;
     mesh.apply(&GATEWAY.replace("port: 443", "port: 8443")).await;
     eventually("the proxy listens for port 80 alone", || async {
         let status = mesh.show(PATH).await["status"].clone();
@@ -516,4 +519,24 @@ async fn a_gateways_status_says_whether_a_proxy_serves_it() {
     .await;
     let route = mesh.show("/v1/namespaces/shop/httproutes/web").await;
     assert_eq!(route["status"]["parents"][0]["conditions"][0]["reason"], "Accepted", "{route}");
+}
+
+#[tokio::test]
+async fn an_application_is_spoken_to_as_it_likes_whatever_the_browser_speaks() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = gateway(directory.path()).policy(&everything()).start().await;
+    let address = mesh.instance("edge", 0).sidecar().listens[0];
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get("http://www.example.com/").body(()).unwrap();
+    let (answer, _) = sender.send_request(request, true).unwrap();
+    assert_eq!(soon("the answer", answer).await.unwrap().status(), 200, "{}", mesh.explain().await);
+    let listed = get("/", "www.example.com", "Connection: x-forwarded-for, x-forwarded-proto\r\n");
+    plain(&mesh, &listed).await;
+    let seen = mesh.instance("web", 0).record().seen();
+    assert_eq!(seen[0].version, http::Version::HTTP_11, "nothing says that it speaks HTTP/2");
+    for seen in seen {
+        assert_eq!((seen.header("x-forwarded-for"), seen.header("x-forwarded-proto")), ("127.0.0.1", "http"));
+    }
 }

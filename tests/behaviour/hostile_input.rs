@@ -453,3 +453,20 @@ async fn pipelined_requests_are_answered_in_order() {
         assert!(head.starts_with("HTTP/1.1 200") && head.contains(&format!("x-path: /{i}")), "{head}");
     }
 }
+
+#[tokio::test]
+async fn an_upgrade_that_only_some_servers_would_read_as_http_2_is_not_passed_on() {
+    let mesh = mesh().await;
+    for protocol in [&b"h2c"[..], b"h2c\xa0", b"\x85h2c", b"h2c,\xff"] {
+        let mut message = b"GET / HTTP/1.1\r\nHost: api\r\nConnection: Upgrade, HTTP2-Settings, close\r\n\
+            HTTP2-Settings: AAMAAABkAAQAAP__\r\nUpgrade: "
+            .to_vec();
+        message.extend_from_slice(protocol);
+        message.extend_from_slice(b"\r\n\r\n");
+        let answer = exchange(mesh.client("web").proxy(), &message).await;
+        assert!(answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+    for seen in mesh.instance("api", 0).record().seen() {
+        assert_eq!((seen.header("upgrade"), seen.header("http2-settings")), ("", ""));
+    }
+}

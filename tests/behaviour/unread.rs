@@ -67,6 +67,9 @@ async fn what_a_generous_server_takes_for_a_request_does_not_pass_unread() {
         "GET\t/\tHTTP/1.1".to_owned(),
         format!("{long} / HTTP/1.1"),
         "GET /".to_owned(),
+        "POST /".to_owned(),
+        "GET / XTTP/1.1".to_owned(),
+        "\0GET / HTTP/1.1".to_owned(),
     ] {
         for through_tunnel in [true, false] {
             let message = FORGED.replace("GET /forged HTTP/1.1", &line);
@@ -93,7 +96,7 @@ async fn what_a_generous_server_takes_for_a_request_does_not_pass_unread() {
 async fn http_that_comes_later_ends_an_opaque_connection() {
     let mesh = Mesh::builder().service("api", tcp::echo()).client("web").start().await;
     let mut stream = opaque(&mesh).await;
-    stream.write_all(b"GET /").await.unwrap();
+    stream.write_all(b"GET a").await.unwrap();
     let mut five = [0; 5];
     soon("the echo", stream.read_exact(&mut five)).await.unwrap();
     stream.write_all(b" HTTP/1.1\r\n").await.unwrap();

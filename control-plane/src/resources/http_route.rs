@@ -214,7 +214,10 @@ fn check_hostnames(route: &HttpRoute, path: &FieldPath, problems: &mut Problems)
             );
         }
     }
-    if !hostnames.is_empty() {
+    let mut parents = route.spec.parent_refs.iter().flatten();
+    let serves_a_service =
+        parents.any(|parent| crate::model::is_service(parent.group.as_deref(), parent.kind.as_deref()));
+    if !hostnames.is_empty() && serves_a_service {
         problems.warning(path, "has no effect for a Service; match the header `host` instead");
     }
 }

@@ -1,5 +1,7 @@
 //! 2.2: what a port speaks.
 
+use outrigger_tests::eventually;
+
 use super::{call, check, conditions, conformance, get, http, route_of};
 
 #[tokio::test]
@@ -70,5 +72,9 @@ async fn calls_to_a_backend_port_that_says_http1_fail_and_the_condition_says_why
 
     mesh.apply(&service("kubernetes.io/h2c")).await;
     let expected = ["Accepted=True/Accepted", "ResolvedRefs=True/ResolvedRefs"];
-    assert_eq!(conditions(&mesh, "grpcroutes", "r").await, expected);
+    eventually("the condition follows", || async {
+        let found = conditions(&mesh, "grpcroutes", "r").await;
+        if found == expected { Ok(()) } else { Err(found.join(", ")) }
+    })
+    .await;
 }
