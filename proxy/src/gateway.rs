@@ -1,7 +1,7 @@
 //! The way in from outside the mesh: the listeners of a Gateway, on a proxy of their own.
 //!
 //! What comes in must pass the policies that name the Gateway as their target, by the same code that decides beside an
-//! application ([`crate::gate`]). Then it takes the routes of one listener, the one that means its host best, as if a
+//! application (`gate.rs`). Then it takes the routes of one listener, the one that means its host best, as if a
 //! workload had called a service of that name, and goes on to the mesh over mutual TLS with the gateway's own identity.
 //! Nothing is believed that only a proxy may say, and nothing is served before the control plane has said what holds.
 

@@ -2,7 +2,7 @@
 //!
 //! A connection that leaves the mesh where only listed hosts may be called tells no other way where it goes. Bytes are
 //! judged as they arrive, and stay to be sent on: a hello may come in any number of pieces, and one that has not named its
-//! server within [`MOST_BYTES`] names none.
+//! server within 16 KiB names none.
 
 use rustls::server::Acceptor;
 

@@ -155,6 +155,8 @@ impl Builder {
         }
         mesh.instances = futures_util::future::join_all(starting).await;
         mesh.settled().await;
+        // A gateway follows its routes from the start, and learns of what stands behind them a moment after all others.
+        mesh.pushed().await;
         mesh
     }
 }
