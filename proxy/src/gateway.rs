@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::uri::Authority;
-use http::{Method, request};
+use http::{Method, Version, request};
 use outrigger_api::ServiceName;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -27,6 +27,7 @@ use crate::flight::Flight;
 use crate::headers::Scheme;
 use crate::listener::Accepted;
 use crate::metrics::Limit;
+use crate::retry::is_grpc;
 use crate::session::{self, Destination, Session};
 use crate::snapshot::{InboundPort, Service, Snapshots};
 use crate::stream::Stream;
@@ -132,6 +133,10 @@ pub(crate) fn enter(
         gate::limit(worker, session, rules, head, flight)?;
     } else {
         gate::enter(worker, session, rules, head, authority, flight)?;
+    }
+    if head.version == Version::HTTP_2 && head.method != Method::CONNECT && !is_grpc(&head.headers) {
+        // A browser speaks HTTP/2 to any gateway; that says nothing of the application.
+        head.version = Version::HTTP_11;
     }
     lane.map(|lane| Entered { lane, asks_only })
 }

@@ -9,6 +9,7 @@ use outrigger_certs::SpiffeId;
 use smallvec::SmallVec;
 
 use crate::deadline::DEADLINE_MS;
+use crate::detect::is_token;
 
 /// The verified peer's URI, set by the inbound proxy (the format is Envoy's).
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -50,18 +51,13 @@ pub(crate) fn switch_to(headers: &HeaderMap) -> Option<&HeaderValue> {
 /// A name and perhaps a version, each a token; and not HTTP/2, or any other HTTP.
 fn is_safe_protocol(protocol: &[u8]) -> bool {
     let mut parts = protocol.split(|byte| *byte == b'/');
-    let is_token = |part: &[u8]| !part.is_empty() && part.iter().copied().all(is_token_byte);
-    let name = parts.next().filter(|name| is_token(name));
-    let plain = name.is_some() && parts.next().is_none_or(is_token) && parts.next().is_none();
+    let is_whole = |part: &[u8]| !part.is_empty() && part.iter().copied().all(is_token);
+    let name = parts.next().filter(|name| is_whole(name));
+    let plain = name.is_some() && parts.next().is_none_or(is_whole) && parts.next().is_none();
     plain
         && !name.is_some_and(|name| {
             [&b"h2c"[..], b"h2", b"http"].iter().any(|http| name.eq_ignore_ascii_case(http))
         })
-}
-
-/// RFC 9110 section 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// The items of a field that is a list. Bytes: one that is not ASCII must not hide the others.

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use h2::ext::Protocol as ConnectProtocol;
 use http::uri::Authority;
-use http::{Method, Request, Response, StatusCode, Uri, Version, header, request};
+use http::{Method, Request, Response, StatusCode, Uri, header, request};
 use outrigger_api::ServiceName;
 use tokio::time::{Instant, timeout_at};
 
@@ -254,10 +254,6 @@ async fn deliver(
         gateway::Entered { lane, asks_only } =
             gateway::enter(worker, session, entry, &service, head, &authority, flight)?;
         there = Notable::of(&head.headers);
-        if head.version == Version::HTTP_2 && head.method != Method::CONNECT && !is_grpc(&head.headers) {
-            // A browser speaks HTTP/2 to any gateway; that says nothing of the application.
-            head.version = Version::HTTP_11;
-        }
     }
     let resume = |policy: &SessionPolicy, backends| resume(worker, &snapshot, policy, backends, head);
     let ready = |name: &ServiceName, port| is_ready(worker, &snapshot, name, port);

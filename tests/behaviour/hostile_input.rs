@@ -466,7 +466,9 @@ async fn an_upgrade_that_only_some_servers_would_read_as_http_2_is_not_passed_on
         let answer = exchange(mesh.client("web").proxy(), &message).await;
         assert!(answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 400"), "{answer}");
     }
-    for seen in mesh.instance("api", 0).record().seen() {
+    let seen = mesh.instance("api", 0).record().seen();
+    assert!(!seen.is_empty(), "{}", mesh.explain().await);
+    for seen in seen {
         assert_eq!((seen.header("upgrade"), seen.header("http2-settings")), ("", ""));
     }
 }

@@ -258,6 +258,22 @@ pub(crate) enum Reach<'a> {
     Gateway(&'a str),
 }
 
+/// Whether a header, by its name in lower case, frames the message or is only a proxy's to set: policy may put nothing else
+/// there.
+fn has_meaning(header: &str) -> bool {
+    const OWN: [&str; 8] = [
+        "host",
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "te",
+        "upgrade",
+        "x-forwarded-client-cert",
+        "x-request-id",
+    ];
+    OWN.contains(&header) || header.starts_with("outrigger-")
+}
+
 impl AccessPolicy {
     /// What the policy is about. A target that validation refuses is none.
     pub(crate) fn reaches(&self) -> impl Iterator<Item = Reach<'_>> {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::has_meaning;
 use crate::resources::http_route::check_name;
 use crate::resources::{FieldPath, Problems};
 
@@ -10,17 +11,6 @@ use crate::resources::{FieldPath, Problems};
 const HEADER: &str = "x-api-key";
 /// The sum of nothing at all.
 const OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-/// Fields that mean something else, or frame the message.
-const NOT_FOR_KEYS: [&str; 8] = [
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "te",
-    "upgrade",
-    "x-forwarded-client-cert",
-    "x-request-id",
-];
 
 /// The API keys that callers may bring. The application is told of none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -54,7 +44,7 @@ impl ApiKeys {
         if let Some(header) = &self.header {
             let path = path.field("header");
             check_name(header, &path, problems);
-            if NOT_FOR_KEYS.iter().any(|name| header.eq_ignore_ascii_case(name)) {
+            if has_meaning(&header.to_ascii_lowercase()) {
                 problems.error(&path, "means something else than a key");
             }
         }

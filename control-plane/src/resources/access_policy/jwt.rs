@@ -4,6 +4,7 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::has_meaning;
 use crate::jwks::{self, fetch};
 use crate::resources::http_route::check_name;
 use crate::resources::{FieldPath, Period, Problems};
@@ -80,19 +81,6 @@ pub struct ClaimHeader {
     pub header: String,
 }
 
-/// What only proxies say, or frames the message: no claim may be told there.
-const NOT_FOR_CLAIMS: [&str; 9] = [
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "te",
-    "upgrade",
-    "x-forwarded-client-cert",
-    "x-request-id",
-    "authorization",
-];
-
 impl Jwt {
     pub(super) fn check(&self, path: &FieldPath, problems: &mut Problems) {
         for (index, issuer) in self.issuers.iter().enumerate() {
@@ -132,7 +120,7 @@ impl JwtIssuer {
             let path = path.field("header");
             check_name(&told.header, &path, problems);
             let name = told.header.to_ascii_lowercase();
-            if NOT_FOR_CLAIMS.contains(&name.as_str()) || name.starts_with("outrigger-") {
+            if has_meaning(&name) || name == "authorization" {
                 problems.error(&path, format!("{:?} has a meaning of its own", told.header));
             }
             if name.parse::<HeaderName>().is_ok() && name.contains('_') {
